@@ -1,0 +1,190 @@
+// Package sh runs programs the way a careful shell script would: an argument
+// vector and never a string to be split, one process group per command that is
+// ended as a whole, output that is kept for the log and shown only when the
+// command fails, secrets on standard input or on an inherited descriptor.
+//
+// A stage reads like the script that it replaces:
+//
+//	err := sh.Do(ctx, run, "veritysetup", "verify", data, tree, rootHash)
+//	hash, err := sh.Text(ctx, run, "veritysetup", "dump", tree).Match("Salt").Column(2).String()
+//
+// bitfield/script is the vocabulary for text; it never starts a program here,
+// because its Exec splits strings, expands the environment and loses the exit
+// status of a killed child (reference: script v0.25.2 script.go).
+package sh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/bitfield/script"
+
+	"cc-base/tasks/fault"
+)
+
+// Cmd is one program to run.
+type Cmd struct {
+	Name string   // program name, looked up in the runner's PATH
+	Args []string // arguments, passed on untouched; never a secret
+	Dir  string   // working directory; empty means the runner's
+	Env  []string // KEY=value on top of the runner's fixed environment; never a secret
+
+	Stdin  io.Reader  // nil means empty
+	Stdout io.Writer  // nil means the log
+	Files  []*os.File // inherited as descriptors 3, 4, …: the way for secrets
+}
+
+// Runner runs commands: the host, the tools tree, or a test's recorder.
+type Runner interface {
+	// Run starts c, waits for it and returns an *[Error] when it does not
+	// exit with status 0. When ctx ends, the whole process group gets SIGTERM
+	// and, ten seconds later, SIGKILL.
+	Run(ctx context.Context, c Cmd) error
+}
+
+// Do runs a program for its effect.
+func Do(ctx context.Context, r Runner, name string, args ...string) error {
+	return r.Run(ctx, Cmd{Name: name, Args: args})
+}
+
+// Text runs a program and returns its standard output as a pipe of text, with
+// the error of the run in it.
+func Text(ctx context.Context, r Runner, name string, args ...string) *script.Pipe {
+	var out bytes.Buffer
+	err := r.Run(ctx, Cmd{Name: name, Args: args, Stdout: &out})
+	return script.NewPipe().WithReader(&out).WithError(err)
+}
+
+// Error is a command that failed. It holds the program's name and what it
+// printed last, and never its arguments: those may hold paths that mean
+// nothing to the reader, and a slip that put a secret there must not reach a
+// log.
+type Error struct {
+	Name   string   // program
+	Code   int      // exit status; -1 when it did not run or was killed
+	Signal string   // signal that ended it, or empty
+	Tail   []string // its last lines, at most [TailLines]
+	Cause  error    // start error or the context's error
+}
+
+// TailLines is how much of a failed command's output is shown.
+const TailLines = 40
+
+func (e *Error) Error() string {
+	var what string
+	switch {
+	case e.Cause != nil && (errors.Is(e.Cause, context.Canceled) || errors.Is(e.Cause, context.DeadlineExceeded)):
+		what = e.Cause.Error()
+	case e.Signal != "":
+		what = "ended by signal " + e.Signal
+	case e.Code >= 0:
+		what = fmt.Sprintf("exit status %d", e.Code)
+	default:
+		what = e.Cause.Error()
+	}
+	if len(e.Tail) == 0 {
+		return e.Name + ": " + what
+	}
+	return e.Name + ": " + what + "\n  | " + strings.Join(e.Tail, "\n  | ")
+}
+
+// Unwrap returns the start error or the context's error.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Host runs programs of the machine itself.
+type Host struct {
+	Log     io.Writer // every command's output; nil discards it
+	Verbose io.Writer // the same, live, prefixed with the program's name; nil is quiet
+	Env     []string  // whole environment; nil means [BaseEnv]
+}
+
+// BaseEnv returns the environment that commands get: fixed where it could
+// change an output (locale, time zone), the machine's where it must (PATH,
+// HOME, TMPDIR and the proxy variables).
+func BaseEnv() []string {
+	env := []string{"LC_ALL=C.UTF-8", "TZ=UTC"}
+	for _, key := range []string{"PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy"} {
+		if v, ok := os.LookupEnv(key); ok {
+			env = append(env, key+"="+v)
+		}
+	}
+	return env
+}
+
+// grace is the time between SIGTERM and SIGKILL for a cancelled command. It is
+// below the minute that CI systems leave between the two.
+const grace = 10 * time.Second
+
+// Run implements [Runner].
+func (h Host) Run(ctx context.Context, c Cmd) error {
+	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
+	cmd.Dir = c.Dir
+	cmd.Env = h.Env
+	if cmd.Env == nil {
+		cmd.Env = BaseEnv()
+	}
+	cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], c.Env...)
+	cmd.Stdin = c.Stdin
+	cmd.ExtraFiles = c.Files
+
+	tail := &tail{}
+	sinks := []io.Writer{tail}
+	if h.Log != nil {
+		sinks = append(sinks, h.Log)
+	}
+	if h.Verbose != nil {
+		sinks = append(sinks, &prefixed{w: h.Verbose, prefix: c.Name + " | "})
+	}
+	all := io.MultiWriter(sinks...)
+	cmd.Stderr = all
+	cmd.Stdout = all
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	// One process group, so that a cancelled command takes its children with
+	// it; PDEATHSIG, so that kill -9 of the build does not leave orphans.
+	// Pdeathsig follows the creating thread, not the process: Go ends a
+	// thread only when a locked goroutine exits, and no caller locks one.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = grace
+
+	if h.Log != nil {
+		fmt.Fprintf(h.Log, "+ %s %s\n", c.Name, strings.Join(c.Args, " "))
+	}
+	err := cmd.Run()
+	if cmd.Process != nil && ctx.Err() != nil {
+		// Whatever of the group outlived its leader's grace goes now.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	if err == nil {
+		return nil
+	}
+	return fault.New(fault.Command, newError(ctx, c.Name, err, tail.lines()))
+}
+
+func newError(ctx context.Context, name string, err error, tail []string) *Error {
+	e := &Error{Name: name, Code: -1, Tail: tail, Cause: err}
+	if ctx.Err() != nil {
+		e.Cause = ctx.Err()
+		return e
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return e
+	}
+	e.Cause = nil
+	e.Code = exit.ExitCode()
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		e.Signal = status.Signal().String()
+	}
+	return e
+}
