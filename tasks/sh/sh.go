@@ -46,7 +46,7 @@ type Cmd struct {
 type Runner interface {
 	// Run starts c, waits for it and returns an *[Error] when it does not
 	// exit with status 0. When ctx ends, the whole process group gets SIGTERM
-	// and, ten seconds later, SIGKILL.
+	// and, [grace] later, SIGKILL.
 	Run(ctx context.Context, c Cmd) error
 }
 
@@ -119,9 +119,10 @@ func BaseEnv() []string {
 	return env
 }
 
-// grace is the time between SIGTERM and SIGKILL for a cancelled command. It is
-// below the minute that CI systems leave between the two.
-const grace = 10 * time.Second
+// grace is the time between SIGTERM and SIGKILL for a cancelled command: enough
+// for mmdebstrap to remove its tree, and below the five seconds after which
+// Mage gives up on a cancelled target (mage v1.17.2 mage/template.go).
+const grace = 4 * time.Second
 
 // Run implements [Runner].
 func (h Host) Run(ctx context.Context, c Cmd) error {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"cc-base/installer/unpacked"
+	"cc-base/tasks/fault"
+	"cc-base/validation"
+)
+
+// check runs the checks of the named areas, or all of them.
+func (a *app) check(ctx context.Context, areas []string, o options) error {
+	if o.json && o.tap {
+		return fault.Newf(fault.Usage, "--json and --tap are two formats")
+	}
+	checks, err := validation.Select(validation.All(), areas)
+	if err != nil {
+		return fault.New(fault.Usage, err)
+	}
+	env := &validation.Env{Root: a.root, Dir: o.dir}
+	defer env.Close()
+	report := validation.Run(ctx, env, checks)
+	switch {
+	case o.json:
+		err = a.writeJSON(report)
+	case o.tap:
+		err = report.TAP(a.out)
+	default:
+		err = report.Text(a.out)
+	}
+	if err == nil && report.Failed() {
+		return told(fault.Damaged)
+	}
+	return err
+}
+
+func (a *app) explain(codes []string) error {
+	if len(codes) == 0 {
+		for _, m := range fault.Meanings() {
+			fmt.Fprintf(a.out, "%s  %s\n", m.Code, m.Title)
+		}
+		return nil
+	}
+	code := fault.Code(strings.ToUpper(codes[0]))
+	for _, m := range fault.Meanings() {
+		if m.Code == code {
+			fmt.Fprintf(a.out, "%s: %s (exit status %d)\nwhen: %s\ndo:   %s\n", m.Code, m.Title, m.Exit, m.Cause, m.Cure)
+			return nil
+		}
+	}
+	return fault.Newf(fault.Usage, "no such code: %s", code).Hint("cc-install explain lists them all")
+}
+
+// version tells program and image apart: the image may be missing, the program
+// is here.
+func (a *app) version(o options) error {
+	program := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		program = info.Main.Version + " " + info.GoVersion
+	}
+	fmt.Fprintf(a.out, "cc-install %s\n", program)
+	folder, err := unpacked.Open(o.dir)
+	if err != nil {
+		fmt.Fprintln(a.out, "image      none beside this program")
+		return nil
+	}
+	m, err := folder.Manifest()
+	if err = errors.Join(err, folder.Close()); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "image      %s %s %s, profile %s, kernel %s, disk %s\n", m.Name, m.Distribution, m.Suite, m.Profile, m.Kernel, m.Disk.GUID)
+	return nil
+}

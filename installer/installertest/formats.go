@@ -1,0 +1,72 @@
+package installertest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/pe"
+	"encoding/binary"
+)
+
+// LUKS2JSON returns the metadata of a volume as cryptsetup makes it when it
+// encrypts a file offline.
+func LUKS2JSON() string {
+	return `{"keyslots":{"0":{"type":"luks2","key_size":64,"af":{"type":"luks1","stripes":4000,"hash":"sha256"},` +
+		`"area":{"type":"raw","offset":"32768","size":"258048","encryption":"aes-xts-plain64","key_size":64},` +
+		`"kdf":{"type":"pbkdf2","hash":"sha256","iterations":1000,"salt":"AAAA"}}},"tokens":{},` +
+		`"segments":{"0":{"type":"crypt","offset":"16777216","size":"dynamic","iv_tweak":"0","encryption":"aes-xts-plain64","sector_size":4096}},` +
+		`"digests":{"0":{"type":"pbkdf2","keyslots":["0"],"segments":["0"],"hash":"sha256","iterations":1000,"salt":"AAAA","digest":"AAAA"}},` +
+		`"config":{"json_size":"12288","keyslots_size":"16744448"}}`
+}
+
+// LUKS2 returns both copies of a header with right checksums.
+func LUKS2(json string) []byte {
+	const size = 16384
+	out := make([]byte, 2*size)
+	for i, magic := range []string{"LUKS\xba\xbe", "SKUL\xba\xbe"} {
+		h := out[i*size : (i+1)*size]
+		copy(h, magic)
+		binary.BigEndian.PutUint16(h[6:], 2)
+		binary.BigEndian.PutUint64(h[8:], size)
+		binary.BigEndian.PutUint64(h[16:], 1)
+		copy(h[72:], "sha256")
+		copy(h[168:], "11111111-2222-3333-4444-555555555555")
+		binary.BigEndian.PutUint64(h[256:], uint64(i*size))
+		copy(h[4096:], json)
+		sum := sha256.Sum256(h)
+		copy(h[448:], sum[:])
+	}
+	return out
+}
+
+// UKI returns a PE file with the sections of a unified kernel image.
+func UKI(commandLine string) []byte {
+	sections := []struct{ name, data string }{
+		{".osrel", "ID=debian\n"}, {".cmdline", commandLine}, {".linux", "kernel"}, {".initrd", "initrd"},
+	}
+	const align = 512
+	var out bytes.Buffer
+	dos := make([]byte, 64)
+	copy(dos, "MZ")
+	binary.LittleEndian.PutUint32(dos[60:], 64)
+	out.Write(dos)
+	out.WriteString("PE\x00\x00")
+	put := func(v any) { _ = binary.Write(&out, binary.LittleEndian, v) } // a buffer takes everything
+	put(pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_AMD64, NumberOfSections: uint16(len(sections)), SizeOfOptionalHeader: 240})
+	put(pe.OptionalHeader64{Magic: 0x20b, SectionAlignment: 4096, FileAlignment: align, NumberOfRvaAndSizes: 16})
+	place := uint32(2 * align)
+	var body bytes.Buffer
+	for i, s := range sections {
+		padded := (len(s.data) + align - 1) / align * align
+		h := pe.SectionHeader32{
+			VirtualSize: uint32(len(s.data)), VirtualAddress: uint32(4096 * (i + 1)), SizeOfRawData: uint32(padded), PointerToRawData: place,
+		}
+		copy(h.Name[:], s.name)
+		put(h)
+		body.WriteString(s.data)
+		body.Write(make([]byte, padded-len(s.data)))
+		place += uint32(padded)
+	}
+	out.Write(make([]byte, 2*align-out.Len()))
+	out.Write(body.Bytes())
+	return out.Bytes()
+}

@@ -1,0 +1,185 @@
+// Command cc-install puts a cc-base image on a disk, checks it and tells what
+// it sees. It is one static binary that needs nothing of the host but the
+// kernel; install.sh and validate.sh beside it only verify and start it.
+//
+// Exit status: 0 ok, 1 a check failed, 2 usage, 3 unsupported hardware, 4
+// refused as unsafe. Results go to standard output, everything else to
+// standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/term"
+
+	"cc-base/tasks/fault"
+)
+
+const usage = `usage:
+  cc-install list-devices [--all] [--json]     disks of this host, best target first
+  cc-install plan DEV [--json]                 every write that install would do; changes nothing
+  cc-install install DEV [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
+                                               write the image to DEV and prove that it is there
+  cc-install verify DEV [--json]               compare DEV with this installer
+  cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
+  cc-install explain [CODE]                    what a code such as CC0701 means
+  cc-install version
+
+  --dir DIR      the unpacked installer (default: the folder of cc-install)
+  --allow-plain  accept a host without SEV-SNP and TDX: the VM is then not
+                 protected against the host
+  --allow-file   accept a regular file as DEV
+
+exit status: 0 ok, 1 failed, 2 usage, 3 unsupported hardware, 4 refused as unsafe
+`
+
+func main() { os.Exit(mainExit()) }
+
+// mainExit is apart from main so that deferred calls run before the exit.
+func mainExit() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{
+		root: os.DirFS("/"), stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
+		asks:  term.IsTerminal(int(os.Stdin.Fd())),
+		shows: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	err := a.run(ctx, os.Args[1:])
+	if err != nil && !errors.Is(err, errSilent) {
+		// The codes are shared with the build, whose program is mage.
+		text := strings.ReplaceAll(fault.Render(err), "mage explain", "cc-install explain")
+		fmt.Fprintf(os.Stderr, "cc-install: %s\n", strings.ReplaceAll(text, "\n", "\ncc-install: "))
+	}
+	return fault.Exit(err)
+}
+
+// errSilent is in the chain of an error of which everything was said already.
+var errSilent = errors.New("told")
+
+// told gives an exit status to a failure that the user has seen.
+func told(code fault.Code) error { return fault.New(code, errSilent) }
+
+// app is the program with its outside world.
+type app struct {
+	root  fs.FS // the root folder, for probes
+	stdin io.Reader
+	out   io.Writer // results
+	err   io.Writer // everything else
+	asks  bool      // stdin is a terminal
+	shows bool      // err is a terminal
+}
+
+// options are all flags; each command accepts some of them.
+type options struct {
+	dir, imageKey                                         string
+	json, tap, yes, dryRun, all, allowPlain, allowAnyFile bool
+}
+
+func (a *app) run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(a.err, usage)
+		return fault.Newf(fault.Usage, "no command given")
+	}
+	name, rest := args[0], args[1:]
+	var o options
+	command := func(run func() error, positional *[]string, least, most int, flags ...string) error {
+		pos, err := o.parse(name, rest, flags)
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(a.out, usage)
+			return nil
+		}
+		if err == nil && (len(pos) < least || most >= 0 && len(pos) > most) {
+			err = fmt.Errorf("%s: %d arguments given", name, len(pos))
+		}
+		if err != nil {
+			return fault.New(fault.Usage, err).Hint("cc-install help shows the usage")
+		}
+		*positional = pos
+		return run()
+	}
+	var pos []string
+	switch name {
+	case "list-devices":
+		return command(func() error { return a.listDevices(o) }, &pos, 0, 0, "dir", "json", "all")
+	case "plan":
+		return command(func() error { o.dryRun = true; return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-plain", "allow-file")
+	case "install":
+		return command(func() error { return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "yes", "dry-run", "image-key", "allow-plain", "allow-file")
+	case "verify":
+		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-file")
+	case "check":
+		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap")
+	case "explain":
+		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
+	case "version":
+		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(a.out, usage)
+		return nil
+	}
+	return fault.Newf(fault.Usage, "unknown command %q", name).Hint("cc-install help shows the usage")
+}
+
+// parse reads flags and arguments in any order, as people type them.
+func (o *options) parse(name string, args, accepted []string) ([]string, error) {
+	set := flag.NewFlagSet(name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range accepted {
+		switch f {
+		case "dir":
+			set.StringVar(&o.dir, f, "", "")
+		case "image-key":
+			set.StringVar(&o.imageKey, f, "", "")
+		case "json":
+			set.BoolVar(&o.json, f, false, "")
+		case "tap":
+			set.BoolVar(&o.tap, f, false, "")
+		case "yes":
+			set.BoolVar(&o.yes, f, false, "")
+		case "dry-run":
+			set.BoolVar(&o.dryRun, f, false, "")
+		case "all":
+			set.BoolVar(&o.all, f, false, "")
+		case "allow-plain":
+			set.BoolVar(&o.allowPlain, f, false, "")
+		case "allow-file":
+			set.BoolVar(&o.allowAnyFile, f, false, "")
+		}
+	}
+	var positional []string
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, err
+		}
+		if set.NArg() == 0 {
+			break
+		}
+		positional = append(positional, set.Arg(0))
+		args = set.Args()[1:]
+	}
+	if o.dir != "" {
+		return positional, nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if exe, err = filepath.EvalSymlinks(exe); err != nil {
+		return nil, err
+	}
+	o.dir = filepath.Dir(exe)
+	return positional, nil
+}
+
+// say writes one line of the log.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }

@@ -1,0 +1,155 @@
+// Package target is the device that is installed to: found by its number,
+// judged by every rule of [hw.Refusals], opened once and exclusively.
+package target
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"cc-base/tasks/fault"
+	"cc-base/tasks/hw"
+)
+
+// Target is a device, or in tests a regular file, that a user named.
+type Target struct {
+	Path   string    // as named
+	File   bool      // a regular file
+	Device hw.Device // zero for a file
+	Size   int64     // bytes
+}
+
+// Find returns the target at path. Links such as /dev/disk/by-id are followed;
+// the device is then looked up in root (see [hw.Devices]) by its number.
+func Find(root fs.FS, path string) (Target, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Target{}, fault.New(fault.NoDevice, err).Hint("cc-install list-devices shows what there is")
+	}
+	if info.Mode().IsRegular() {
+		return Target{Path: path, File: true, Size: info.Size()}, nil
+	}
+	number, ok := numberOf(info)
+	if !ok {
+		return Target{}, fault.Newf(fault.NoDevice, "%s is not a block device", path).Hint("cc-install list-devices shows what there is")
+	}
+	devices, err := hw.Devices(root)
+	if err != nil {
+		return Target{}, fault.New(fault.DeviceRefused, err)
+	}
+	d, ok := hw.Lookup(devices, number)
+	if !ok {
+		return Target{}, fault.Newf(fault.DeviceRefused, "%s: the kernel lists no device with the number %s", path, number)
+	}
+	return Target{Path: path, Device: d, Size: d.Size}, nil
+}
+
+// Refusals returns every reason not to install to t. Beside those of
+// [hw.Refusals] it asks the kernel for exclusive use, which also finds mounts
+// of other namespaces, ZFS pools and running virtual machines; the device is
+// opened for reading and closed at once.
+func (t Target) Refusals(need hw.Need, allowFile bool) []hw.Refusal {
+	if t.File {
+		var out []hw.Refusal
+		if !allowFile {
+			out = append(out, hw.Refusal{Reason: hw.NotABlock, Detail: "it is a regular file"})
+		}
+		if t.Size < need.Size {
+			out = append(out, hw.Refusal{Reason: hw.TooSmall, Detail: fmt.Sprintf("it has %d bytes, the image needs %d", t.Size, need.Size)})
+		}
+		return out
+	}
+	need.Named = true
+	out := hw.Refusals(t.Device, need)
+	f, err := os.OpenFile(t.Path, os.O_RDONLY|unix.O_EXCL, 0)
+	if err == nil {
+		f.Close()
+		return out
+	}
+	if len(out) == 0 || !errors.Is(err, unix.EBUSY) {
+		// EBUSY after a mount was found is the same fact told twice.
+		out = append(out, hw.Refusal{Reason: hw.InUse, Detail: "it cannot be had for exclusive use: " + bare(err)})
+	}
+	return out
+}
+
+// Open opens the target for writing and checks that the node still stands for
+// the device that was judged. Nothing else can open it exclusively, mount it
+// or a partition of it until the file is closed.
+func (t Target) Open() (*os.File, error) {
+	flags := os.O_RDWR
+	if !t.File {
+		flags |= unix.O_EXCL
+	}
+	f, err := os.OpenFile(t.Path, flags, 0)
+	if err != nil {
+		return nil, fault.Newf(fault.DeviceRefused, "%s: %s", t.Path, bare(err))
+	}
+	if err := t.same(f); err != nil {
+		f.Close()
+		return nil, fault.Newf(fault.DeviceRefused, "%s: %w", t.Path, err)
+	}
+	return f, nil
+}
+
+// OpenRead opens the target for reading, shared with whoever uses it.
+func (t Target) OpenRead() (*os.File, error) {
+	f, err := os.Open(t.Path)
+	if err != nil {
+		return nil, fault.New(fault.NoDevice, err)
+	}
+	if err := t.same(f); err != nil {
+		f.Close()
+		return nil, fault.Newf(fault.DeviceRefused, "%s: %w", t.Path, err)
+	}
+	return f, nil
+}
+
+func (t Target) same(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	number, isBlock := numberOf(info)
+	if isBlock == t.File || isBlock && number != t.Device.Number {
+		return fmt.Errorf("it is no longer the device that was judged (%s)", t.Device.Number)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if size != t.Size {
+		return fmt.Errorf("its size changed from %d to %d bytes", t.Size, size)
+	}
+	return nil
+}
+
+// Reread asks the kernel to read the partition table again. It fails where the
+// kernel knows no GPT or the device has no partitions by design; nobody needs
+// the partition nodes for a virtual machine to boot.
+func Reread(f *os.File) error { return unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0) }
+
+// Forget drops what the page cache holds of f, so that the next read comes from
+// the device. Data must have been synced.
+func Forget(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
+
+func numberOf(info fs.FileInfo) (hw.Number, bool) {
+	if info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
+		return hw.Number{}, false
+	}
+	rdev, ok := rdevOf(info)
+	return hw.Number{Major: unix.Major(rdev), Minor: unix.Minor(rdev)}, ok
+}
+
+// bare returns the cause without the path, which the caller has named already.
+func bare(err error) string {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,42 @@
+package main
+
+// Green here means that a refusal is one clean line and that the program does
+// nothing outside a guest. Powering off is proven by the negative boots.
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"cc-base/tasks/fault"
+)
+
+func TestRefusalIsOneLineWithACode(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[string]error{
+		"cc-base: refused: CC0803: no key\n":            fault.Newf(fault.GuestKey, "no key"),
+		"cc-base: refused: CC0801: outer: cc.x  bad?\n": fmt.Errorf("outer: %w", fault.Newf(fault.GuestCmdline, "cc.x\r\nbad?")),
+		"cc-base: refused: CC0802: plain\n":             errors.New("plain"),
+		"cc-base: refused: CC0804:  [2J \n":             fault.Newf(fault.GuestVerity, "\x1b[2J\u00e9"),
+	} {
+		if got := refusal(err); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestNothingRunsOutsideAGuest(t *testing.T) {
+	t.Setenv("INVOCATION_ID", "")
+	for _, verb := range []string{"unlock", "mounts", "ready", "readall", "refuse"} {
+		if inGuest(verb) {
+			t.Errorf("%s would run here", verb)
+		}
+	}
+	// A unit of another system does not make it a guest of ours.
+	t.Setenv("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+	for _, verb := range []string{"unlock", "mounts", "ready", "readall", "refuse"} {
+		if inGuest(verb) {
+			t.Errorf("%s would run under any unit", verb)
+		}
+	}
+}

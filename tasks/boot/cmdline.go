@@ -1,0 +1,53 @@
+package boot
+
+import (
+	"fmt"
+	"strings"
+
+	"cc-base/tasks/manifest"
+)
+
+// Sealed is one volume as the kernel command line names it.
+type Sealed struct {
+	Name      string // root, app or config
+	Encrypted bool
+	Verity    manifest.Verity
+}
+
+// CommandLine returns the image's kernel command line. It is measured, so it
+// fixes everything that the guest must not be talked out of, and holds no value
+// that differs between two sites.
+func CommandLine(volumes []Sealed, lockdown, panicOnOops bool) string {
+	var words []string
+	for _, v := range volumes {
+		words = append(words, v.parameter())
+	}
+	words = append(words,
+		"root=/dev/mapper/cc-root", "rootfstype=erofs", "ro",
+		// The host's serial port; quiet, because what the kernel prints there
+		// the host can read.
+		"console=ttyS0", "loglevel=4",
+		// In doubt stop: no shell, no second try.
+		"panic=1", "rd.shell=0", "rd.emergency=poweroff",
+		// Nothing that the host offers is taken: no credentials, no partition
+		// by type, no verity or LUKS volume but those that cc-guest opens.
+		"systemd.import_credentials=no", "systemd.gpt_auto=0", "rd.systemd.gpt_auto=0",
+		"systemd.verity=no", "rd.luks=0",
+	)
+	if panicOnOops {
+		words = append(words, "oops=panic")
+	}
+	if lockdown {
+		words = append(words, "lockdown=integrity")
+	}
+	return strings.Join(words, " ")
+}
+
+// parameter is what cc-guest reads: cc.root=luks+verity:HASH:OFFSET.
+func (v Sealed) parameter() string {
+	kind := "verity"
+	if v.Encrypted {
+		kind = "luks+verity"
+	}
+	return fmt.Sprintf("cc.%s=%s:%s:%d", v.Name, kind, v.Verity.RootHash, v.Verity.HashOffset)
+}

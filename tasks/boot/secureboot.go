@@ -1,0 +1,163 @@
+package boot
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/foxboron/go-uefi/authenticode"
+	"github.com/foxboron/go-uefi/pkcs7"
+
+	"cc-base/tasks/fault"
+)
+
+// Key is a Secure Boot signing key with its certificate: the pair that an
+// OVMF variable store holds as db.
+type Key struct {
+	Private *rsa.PrivateKey
+	Cert    *x509.Certificate
+}
+
+// keyBits is the RSA length that every UEFI firmware accepts.
+const keyBits = 2048
+
+// LoadOrMakeKey reads the key pair dir/name.key and dir/name.crt, making it on
+// first use. An existing key is never overwritten; a key without its
+// certificate, or the reverse, is an error. made tells whether this call made
+// the pair.
+func LoadOrMakeKey(dir, name string, notBefore time.Time) (key Key, made bool, err error) {
+	keyFile, certFile := filepath.Join(dir, name+".key"), filepath.Join(dir, name+".crt")
+	_, keyErr := os.Stat(keyFile)
+	_, certErr := os.Stat(certFile)
+	switch {
+	case keyErr == nil && certErr == nil:
+		key, err = loadKey(keyFile, certFile)
+		return key, false, err
+	case errors.Is(keyErr, fs.ErrNotExist) && errors.Is(certErr, fs.ErrNotExist):
+		key, err = makeKey(keyFile, certFile, name, notBefore)
+		return key, true, err
+	default:
+		return Key{}, false, fault.Newf(fault.BootImage, "of %s and %s only one is there; restore the other or move this one away", keyFile, certFile)
+	}
+}
+
+func loadKey(keyFile, certFile string) (Key, error) {
+	keyPEM, err := os.ReadFile(keyFile)
+	if err != nil {
+		return Key{}, err
+	}
+	certPEM, err := os.ReadFile(certFile)
+	if err != nil {
+		return Key{}, err
+	}
+	keyBlock, _ := pem.Decode(keyPEM)
+	certBlock, _ := pem.Decode(certPEM)
+	if keyBlock == nil || certBlock == nil {
+		return Key{}, fault.Newf(fault.BootImage, "%s or %s is not PEM", keyFile, certFile)
+	}
+	private, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return Key{}, fault.New(fault.BootImage, fmt.Errorf("%s: %w", keyFile, err))
+	}
+	rsaKey, ok := private.(*rsa.PrivateKey)
+	if !ok {
+		return Key{}, fault.Newf(fault.BootImage, "%s: UEFI wants an RSA key", keyFile)
+	}
+	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	if err != nil {
+		return Key{}, fault.New(fault.BootImage, fmt.Errorf("%s: %w", certFile, err))
+	}
+	if !rsaKey.PublicKey.Equal(cert.PublicKey) {
+		return Key{}, fault.Newf(fault.BootImage, "%s does not belong to %s", keyFile, certFile)
+	}
+	return Key{Private: rsaKey, Cert: cert}, nil
+}
+
+func makeKey(keyFile, certFile, name string, notBefore time.Time) (Key, error) {
+	private, err := rsa.GenerateKey(rand.Reader, keyBits)
+	if err != nil {
+		return Key{}, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	if err != nil {
+		return Key{}, err
+	}
+	id := sha256.Sum256(spki)
+	template := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(id[:16]),
+		Subject:      pkix.Name{CommonName: "cc-base Secure Boot " + name},
+		NotBefore:    notBefore,
+		// Firmware does not check validity; a date that passes would only
+		// make tools complain about images that still boot.
+		NotAfter:    notBefore.AddDate(30, 0, 0),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		return Key{}, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return Key{}, err
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return Key{}, err
+	}
+	if err := os.MkdirAll(filepath.Dir(keyFile), 0o700); err != nil {
+		return Key{}, err
+	}
+	if err := writePEM(keyFile, "PRIVATE KEY", pkcs8, 0o600); err != nil {
+		return Key{}, err
+	}
+	if err := writePEM(certFile, "CERTIFICATE", der, 0o644); err != nil {
+		return Key{}, err
+	}
+	return Key{Private: private, Cert: cert}, nil
+}
+
+func writePEM(file, kind string, der []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
+}
+
+// Sign returns the PE image with an Authenticode signature over it.
+//
+// The signature carries no authenticated attributes, so no signing time: RSA
+// with PKCS #1 v1.5 is deterministic, and the same image signed twice has the
+// same bytes. sbverify and OVMF (both OpenSSL's PKCS7_verify) accept that.
+func Sign(image []byte, key Key) ([]byte, error) {
+	p, err := authenticode.Parse(bytes.NewReader(image))
+	if err != nil {
+		return nil, fault.New(fault.BootImage, err)
+	}
+	digest := p.Hash(crypto.SHA256)
+	content, err := authenticode.CreateSpcIndirectDataContent(digest, crypto.SHA256)
+	if err != nil {
+		return nil, fault.New(fault.BootImage, err)
+	}
+	sig, err := pkcs7.SignPKCS7(key.Private, key.Cert, authenticode.OIDSpcIndirectDataContent, content, pkcs7.NoAttr())
+	if err != nil {
+		return nil, fault.New(fault.BootImage, err)
+	}
+	if err := p.AppendSignature(sig); err != nil {
+		return nil, fault.New(fault.BootImage, err)
+	}
+	return p.Bytes(), nil
+}

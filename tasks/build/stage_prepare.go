@@ -1,0 +1,148 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cc-base/tasks/host"
+	"cc-base/tasks/rootfs"
+	"cc-base/tasks/toolbox"
+)
+
+func prepareStage() stage {
+	return stage{
+		name:    "prepare",
+		title:   "checking this machine and the tools tree",
+		keys:    []string{"TOOLS_SUITE", "SOURCE_DATE_EPOCH"},
+		outputs: func(b *Build) []string { return []string{b.toolsList()} },
+		run:     prepare,
+		always:  true,
+	}
+}
+
+// What a build was measured to need on disk and in memory, with room to spare
+// (README, table of sizes).
+const (
+	needSpace  = 8e9
+	needMemory = 2e9
+)
+
+func prepare(ctx context.Context, b *Build) error {
+	tools, err := rootfs.DistributionByName("debian")
+	if err != nil {
+		return err
+	}
+	guest, err := rootfs.DistributionByName(b.Config.OS.Distribution)
+	if err != nil {
+		return err
+	}
+	needs := host.Needs{
+		Keyrings: map[string]string{tools.Keyring: tools.KeyringPkg, guest.Keyring: guest.KeyringPkg},
+		Dir:      b.OutDir, Space: needSpace, Memory: needMemory,
+	}
+	if _, err := os.Stat(b.toolsList()); err == nil {
+		needs.Space = needSpace / 2 // most of it is there already
+	}
+	if err := host.Check(ctx, b.Host, needs, func(f string, a ...any) { b.log.event("prepare", f, a...) }); err != nil {
+		return err
+	}
+	return b.buildTools(ctx, tools)
+}
+
+// toolsName names the tree after everything that decides its content, so that
+// several configurations keep theirs side by side.
+func (b *Build) toolsName() string {
+	return key(map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(toolbox.Packages(), " "), "layout": "1"})[:16]
+}
+func (b *Build) toolsDir() string  { return filepath.Join(b.CacheDir, "tools", b.toolsName()) }
+func (b *Build) toolsList() string { return b.toolsDir() + ".packages" }
+
+// buildTools makes the tools tree unless it is there. Builds that share a cache
+// wait for each other here; the package list appears last and says that the
+// tree is whole.
+func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
+	dir := b.toolsDir()
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	_, listErr := os.Stat(b.toolsList())
+	_, treeErr := os.Stat(filepath.Join(dir, "usr/bin/env"))
+	if listErr == nil && treeErr == nil {
+		return nil
+	}
+	if err := os.Remove(b.toolsList()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	mirror, err := rootfs.HostMirror(ctx, b.Host, d)
+	if err != nil {
+		return err
+	}
+	b.log.event("prepare", "building the tools tree: %s, %d packages and what they need", b.Config.OS.ToolsSuite, len(toolbox.Packages()))
+	spec, err := b.bootstrapSpec(ctx, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, toolbox.Packages())
+	if err != nil {
+		return err
+	}
+	tarFile, list := dir+".tar", dir+".packages.part"
+	defer os.Remove(tarFile)
+	defer os.Remove(list)
+	if _, err := rootfs.Bootstrap(ctx, b.Host, spec, tarFile, list); err != nil {
+		return err
+	}
+	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
+		return err
+	}
+	b.log.event("prepare", "tools tree ready")
+	return os.Rename(list, b.toolsList())
+}
+
+// bootstrapSpec is what the tools tree and the image have in common.
+func (b *Build) bootstrapSpec(ctx context.Context, d rootfs.Distribution, m rootfs.Mirror, suite string, components, packages []string) (rootfs.Spec, error) {
+	options, err := rootfs.HostAptOptions(ctx, b.Host)
+	if err != nil {
+		return rootfs.Spec{}, err
+	}
+	if m.Snapshot {
+		options = append(options, `Acquire::Check-Valid-Until "false"`)
+	}
+	exclude, include := rootfs.Unneeded()
+	return rootfs.Spec{
+		Suite: suite, Sources: m.Sources(d, suite, components), Keyring: d.Keyring, Packages: packages,
+		Epoch: b.Config.OS.SourceDateEpoch, Exclude: exclude, Include: include, AptOpts: options,
+	}, nil
+}
+
+// keep writes v as JSON to a file under scratch, for a later stage.
+func (b *Build) keep(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(b.scratch(name), append(data, '\n'), 0o644)
+}
+
+// kept reads what an earlier stage kept.
+func (b *Build) kept(name string, v any) error {
+	data, err := os.ReadFile(b.scratch(name))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}

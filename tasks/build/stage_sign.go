@@ -1,0 +1,77 @@
+package build
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cc-base/tasks/sign"
+)
+
+func signStage() stage {
+	return stage{
+		name:  "sign",
+		title: "signing the installer",
+		reads: []string{"package"},
+		facts: func(b *Build) (map[string]string, error) {
+			choice, err := b.signing()
+			if err != nil {
+				return nil, err
+			}
+			facts := map[string]string{"key": choice.Path}
+			if choice.Path != "" {
+				// A digest of the (perhaps locked) key file; what it is made
+				// from has full entropy.
+				if digest, err := fileDigest(choice.Path); err == nil {
+					facts["key file"] = digest
+				}
+			}
+			return facts, nil
+		},
+		outputs: func(b *Build) []string {
+			choice, err := b.signing()
+			if err != nil || choice.Source == sign.Unsigned {
+				return nil
+			}
+			return []string{b.installer() + ".asc"}
+		},
+		run: signInstaller,
+	}
+}
+
+func (b *Build) signing() (sign.Choice, error) {
+	return sign.Choose(b.LookupEnv, b.out("keys"))
+}
+
+func signInstaller(ctx context.Context, b *Build) error {
+	choice, err := b.signing()
+	if err != nil {
+		return err
+	}
+	b.log.event("sign", "%s", choice.Why)
+	if choice.Source == sign.Unsigned {
+		b.log.event("sign", "WARNING: %s is UNSIGNED; whoever installs it cannot tell where it comes from", filepath.Base(b.installer()))
+		_, err := sign.Unsign(b.installer())
+		return err
+	}
+	key, err := choice.Key(sign.Passphrase(ctx, b.LookupEnv), projectKey())
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if err := key.SignFile(ctx, b.installer(), time.Time{}); err != nil {
+		return err
+	}
+	b.log.event("sign", "signed by %s, %s", key.Identity(), key.Fingerprint())
+	return nil
+}
+
+// projectKey describes the key that a developer's first build makes.
+func projectKey() sign.Spec {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return sign.Spec{Name: "cc-base project key", Email: "cc-base@" + host}
+}

@@ -1,0 +1,155 @@
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"cc-base/overlays/cc-guest/settings"
+	"cc-base/tasks/boot"
+	"cc-base/tasks/fault"
+	"cc-base/tasks/program"
+	"cc-base/tasks/rootfs"
+	"cc-base/tasks/toolbox"
+)
+
+func teeStage() stage {
+	return stage{
+		name:  "tee",
+		title: "adding the guest program, TEE modules and the initrd",
+		keys:  []string{"SOURCE_DATE_EPOCH", "ETC_SIZE", "VAR_SIZE", "APP_MOUNT", "CONFIG_MOUNT"},
+		reads: []string{"baseos"},
+		facts: func(b *Build) (map[string]string, error) {
+			digest, err := b.programDigest("overlays/cc-guest")
+			return map[string]string{"cc-guest": digest}, err
+		},
+		outputs: func(b *Build) []string {
+			return []string{b.scratch("root.tar"), b.scratch("initrd.img"), b.scratch("vmlinuz"), b.scratch("os-release"), b.scratch("kernel.json"), b.scratch("cc-guest")}
+		},
+		run: tee,
+	}
+}
+
+// kernel is what later stages need to know of the image's kernel.
+type kernel struct {
+	Release string `json:"release"` // uname -r
+}
+
+func tee(ctx context.Context, b *Build) error {
+	guest := b.scratch("cc-guest")
+	b.log.event("tee", "compiling cc-guest")
+	if err := program.Build(ctx, b.Host, b.Repo, "./overlays/cc-guest", guest); err != nil {
+		return err
+	}
+	settings, err := b.guestSettings()
+	if err != nil {
+		return err
+	}
+	layer := rootfs.Layer{Name: "cc-guest", Entries: []rootfs.Entry{
+		rootfs.File("/etc/modules-load.d/cc-tee.conf", 0o644, []byte("# TEE reports; each loads only where its hardware is.\nsev-guest\ntdx-guest\ntsm\n")),
+		{Path: "/usr/lib/cc/cc-guest", Type: tar.TypeReg, Mode: 0o755, Source: guest},
+		rootfs.File("/usr/lib/cc/guest.json", 0o644, settings),
+	}}
+	if err := rootfs.Merge(ctx, b.scratch("rootfs.tar"), b.scratch("root.tar"), nil, b.Config.OS.SourceDateEpoch, layer); err != nil {
+		return err
+	}
+	release, err := b.extractKernel()
+	if err != nil {
+		return err
+	}
+	if err := b.keep("kernel.json", kernel{Release: release}); err != nil {
+		return err
+	}
+	return b.buildInitrd(ctx, release)
+}
+
+// guestSettings returns the file that tells cc-guest what to mount.
+func (b *Build) guestSettings() ([]byte, error) {
+	s := settings.Settings{EtcSize: b.Config.Disk.EtcSize, VarSize: b.Config.Disk.VarSize}
+	for _, name := range []string{"app", "config"} {
+		p, ok := b.Config.Partition(name)
+		if !ok {
+			return nil, fmt.Errorf("the disk table has no %s", name)
+		}
+		s.Mounts = append(s.Mounts, settings.Mount{Device: "/dev/mapper/" + p.Label, Path: p.Mount, Options: p.Options})
+	}
+	return settings.Encode(s)
+}
+
+var vmlinuz = regexp.MustCompile(`^/boot/vmlinuz-(.+)$`)
+
+// extractKernel copies kernel and os-release out of the tree and returns the
+// kernel's release. Exactly one kernel must be there: with two it would be
+// chance which one boots.
+func (b *Build) extractKernel() (string, error) {
+	f, err := os.Open(b.scratch("root.tar"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var releases []string
+	tr := tar.NewReader(f)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		p := path.Clean("/" + h.Name)
+		to := ""
+		if m := vmlinuz.FindStringSubmatch(p); m != nil && h.Typeflag == tar.TypeReg {
+			releases = append(releases, m[1])
+			to = b.scratch("vmlinuz")
+		}
+		if p == "/usr/lib/os-release" {
+			to = b.scratch("os-release")
+		}
+		if to == "" {
+			continue
+		}
+		data, err := io.ReadAll(tr)
+		if err != nil {
+			return "", err
+		}
+		if err := writeFile(to, data, 0o644); err != nil {
+			return "", err
+		}
+	}
+	if len(releases) != 1 {
+		return "", fault.Newf(fault.BootImage, "the image must hold exactly one kernel, it has %d: %s", len(releases), strings.Join(releases, " "))
+	}
+	return releases[0], nil
+}
+
+// buildInitrd runs the image's own dracut in its unpacked tree, which is
+// removed afterwards.
+func (b *Build) buildInitrd(ctx context.Context, release string) error {
+	tree := b.scratch("tree")
+	defer os.RemoveAll(tree)
+	if err := toolbox.Unpack(ctx, b.Host, b.scratch("root.tar"), tree); err != nil {
+		return err
+	}
+	// dracut writes to the tree's own /tmp, which is private to each run, so
+	// the result goes through a folder that is bound.
+	out := filepath.Join(b.scratch("initrd.d"), "initrd.img")
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(filepath.Dir(out))
+	b.log.event("tee", "making the initrd for %s", release)
+	run := toolbox.Tree{Dir: tree, Host: b.Host, Binds: []string{filepath.Dir(out)}}
+	if err := boot.Initrd(ctx, run, release, out, b.Config.OS.SourceDateEpoch); err != nil {
+		return err
+	}
+	b.log.event("tee", "initrd: %s", fileSize(out))
+	return os.Rename(out, b.scratch("initrd.img"))
+}

@@ -1,0 +1,326 @@
+package conf
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// changed sets every key that can differ from its default to something else.
+const changed = `
+# a comment with "quotes', $signs and (brackets
+DISTRIBUTION='ubuntu' SUITE="noble" ; EXPERIMENTAL=yes
+MIRROR="https://mirror.example:8443/archive/~x" # after a value
+SNAPSHOT=20260101T000000Z
+COMPONENTS=(
+  main      # one per line
+  "universe"
+)
+PACKAGES=( vim-tiny g++ libc6 )
+KERNEL=generic TOOLS_SUITE=sid HOSTNAME=a1-b LOCALE=de_DE.UTF-8 TIMEZONE=America/Argentina/Salta
+SOURCE_DATE_EPOCH=1700000000
+TEE_TYPE=sev-snp TEE_VCPUS=512 TEE_CPU_MODEL=EPYC-Genoa BOOT_MODE=direct
+TEE_POLICY=0x07 TEE_POLICY_SNP=0x1b001A TEE_POLICY_TDX=0x50000001 INSECURE_DEBUG=yes
+TEE_MEMORY_SIZE=6146M TEE_MEMORY_SLOTS=0
+TEE_KEY_SETTINGS=( KEY_ALGO='ecdsa' KEY_SIZE=384 KEY_DIR="/var/lib/cc/keys" )
+LUKS_KEY_SIZE=256 LUKS_HASH=sha256 TPM_DEVICE=/dev/tpmrm1 TPM_PCR=0,7,14 KEY_PROFILE=attested
+KEY_ROTATION_INTERVAL=36h CONSOLE_RECOVERY=yes LOCKDOWN=no PANIC_ON_OOPS=no
+QEMU_CPU_TYPE=max QEMU_FIRMWARE=/fw/OVMF.fd GPU_SETTINGS_FILE=/g NETWORK_SETTINGS_FILE=/n
+NETWORK_TYPE=nat NETWORK_ISOLATION=no
+ESP_SIZE=1024M ROOT_SIZE=2G ROOT_ENCRYPT=no APP_SIZE=65536K APP_ENCRYPT=no APP_MOUNT=/srv/app
+CONFIG_SIZE=2M CONFIG_MOUNT=/etc/cc/c DYNAMIC_SIZE=1T DYNAMIC_MOUNT=/srv/data
+VAR_SIZE=1G ETC_SIZE=16M PERSISTENT_PATHS=( /home )
+APPS=( )
+`
+
+func mustLoad(t *testing.T, text string) Config {
+	t.Helper()
+	c, problems := load([]source{{path: "test.conf", text: []byte(text)}})
+	if len(problems) > 0 {
+		t.Fatalf("refused:\n%v", problems)
+	}
+	return c
+}
+
+func equal(t *testing.T, want, got Config) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
+		t.Errorf("configurations differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestValuesReachTheTypedConfigInMachineUnits(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, changed)
+	want := Config{
+		OS: OS{Distribution: "ubuntu", Suite: "noble", Mirror: "https://mirror.example:8443/archive/~x",
+			Snapshot: "20260101T000000Z", Components: []string{"main", "universe"},
+			Packages: []string{"vim-tiny", "g++", "libc6"}, Kernel: "generic", ToolsSuite: "sid",
+			Hostname: "a1-b", Locale: "de_DE.UTF-8", Timezone: "America/Argentina/Salta",
+			SourceDateEpoch: 1700000000, Experimental: true},
+		TEE: TEE{Type: "sev-snp", VCPUs: 512, CPUModel: "EPYC-Genoa", BootMode: "direct", Policy: 7,
+			PolicySNP: 0x1b001a, PolicyTDX: 0x50000001, InsecureDebug: true, MemorySize: 6146 << 20,
+			Keys: KeySettings{Dir: "/var/lib/cc/keys", Size: 384, Algo: "ecdsa"}},
+		Security: Security{LUKSCipher: "aes-xts-plain64", LUKSKeySize: 256, LUKSHash: "sha256",
+			TPMDevice: "/dev/tpmrm1", TPMVersion: "2.0", TPMPCR: []int{0, 7, 14}, KeyProfile: "attested",
+			KeyRotationInterval: 36 * time.Hour, ConsoleRecovery: true},
+		QEMU: QEMU{Machine: "q35", CPUType: "max", Firmware: "/fw/OVMF.fd", GPUSettingsFile: "/g",
+			NetworkSettingsFile: "/n", NetworkType: "nat"},
+		Disk: Disk{VarSize: 1 << 30, EtcSize: 16 << 20, PersistentPaths: []string{"/home"},
+			Partitions: []Partition{
+				{Number: 1, Name: "esp", Label: "cc-esp", Size: 1 << 30, FS: "vfat"},
+				{Number: 2, Name: "root", Label: "cc-root", Size: 2 << 30, Verity: true, ReadOnly: true,
+					Mount: "/", FS: "erofs", Options: []string{"ro"}},
+				{Number: 3, Name: "app", Label: "cc-app", Size: 64 << 20, Verity: true, ReadOnly: true,
+					Mount: "/srv/app", FS: "erofs", Options: []string{"ro", "nosuid", "nodev"}},
+				{Number: 4, Name: "config", Label: "cc-config", Size: 2 << 20, Verity: true, ReadOnly: true,
+					Mount: "/etc/cc/c", FS: "erofs", Options: []string{"ro", "nosuid", "nodev", "noexec"}},
+				{Number: 5, Name: "dynamic", Label: "cc-dynamic", Size: 1 << 40, Encrypt: true,
+					Mount: "/srv/data", FS: "ext4", Options: []string{"nosuid", "nodev", "noexec"}},
+			}},
+		Apps: Apps{Apps: []string{}},
+	}
+	equal(t, want, c)
+}
+
+func TestResolvedIsAProfileThatGivesTheSameConfig(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", changed} {
+		want := mustLoad(t, text)
+		dir := writeConfig(t, map[string]string{"profiles/resolved.conf": string(want.Resolved())})
+		got, err := Load(Options{Dir: dir, Profile: "resolved"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Profile = ""
+		equal(t, want, got)
+		if !bytes.Equal(want.Resolved(), got.Resolved()) {
+			t.Errorf("resolved twice:\n%s\nthen\n%s", want.Resolved(), got.Resolved())
+		}
+	}
+}
+
+func TestFilesGiveTheSameConfigInAFolder(t *testing.T) {
+	t.Parallel()
+	want := mustLoad(t, changed)
+	texts := map[string]string{}
+	for _, f := range files() {
+		texts[f.name] = string(want.File(f.name))
+	}
+	got, err := Load(Options{Dir: writeConfig(t, texts)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, want, got)
+	if text := want.File("other.conf"); len(text) > 0 {
+		t.Errorf("other.conf = %q", text)
+	}
+}
+
+func TestEqualSettingsHaveOneSpelling(t *testing.T) {
+	t.Parallel()
+	a := mustLoad(t, "TEE_MEMORY_SIZE=8G\nTEE_POLICY=0x3\nKEY_ROTATION_INTERVAL=48h\nKERNEL=auto\nVAR_SIZE=1048576K\nTEE_POLICY_SNP=0x0030000\n")
+	b := mustLoad(t, "TEE_MEMORY_SIZE='8192M'\nTEE_POLICY=0x03\nKEY_ROTATION_INTERVAL=2d\nKERNEL=cloud\nVAR_SIZE=1G\n")
+	if diff := cmp.Diff(a.Subset(Keys()...), b.Subset(Keys()...)); diff != "" {
+		t.Errorf("values differ:\n%s", diff)
+	}
+}
+
+func TestValueAndOriginOfAnUnknownKey(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, "")
+	if c.Value("NONE") != "" || c.Origin("NONE") != "default" || (Config{}).Origin("SUITE") != "default" {
+		t.Error("an unknown key has a value or an origin")
+	}
+}
+
+func TestProfileWinsAndOriginSaysSo(t *testing.T) {
+	t.Parallel()
+	dir := writeConfig(t, map[string]string{
+		"os.conf":             "SUITE=sid\nHOSTNAME=base\n",
+		"profiles/small.conf": "\n\nHOSTNAME=small\nVAR_SIZE=16M\n",
+	})
+	c, err := Load(Options{Dir: dir, Profile: "small"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, k := range []string{"SUITE", "HOSTNAME", "VAR_SIZE", "LOCALE"} {
+		got[k] = c.Value(k) + " " + strings.TrimPrefix(c.Origin(k), dir+string(filepath.Separator))
+	}
+	want := map[string]string{"SUITE": "sid os.conf:1", "HOSTNAME": "small profiles/small.conf:3",
+		"VAR_SIZE": "16M profiles/small.conf:4", "LOCALE": "C.UTF-8 default"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, none := range []string{"", "default"} {
+		if c, err := Load(Options{Dir: dir, Profile: none}); err != nil || c.OS.Hostname != "base" || c.Profile != "" {
+			t.Errorf("profile %q: host name %q, profile %q, %v", none, c.OS.Hostname, c.Profile, err)
+		}
+	}
+}
+
+func TestPolicyIsTranslated(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		text     string
+		snp, tdx uint64
+	}{
+		{"", 0x30000, 0x10000000},
+		{"TEE_POLICY=0x07", 0x30000, 0x10000000},
+		{"TEE_POLICY=0x3f", 0x30000, 0x10000000},
+		{"TEE_POLICY=0x02 INSECURE_DEBUG=yes", 0xb0000, 0x10000001},
+		{"TEE_POLICY_SNP=0x20000", 0x20000, 0x10000000},
+		{"TEE_POLICY_TDX=0x8000000050000000", 0x30000, 0x8000000050000000},
+		{"TEE_POLICY=0x02 TEE_POLICY_SNP=0x30000 TEE_POLICY_TDX=0x10000000 INSECURE_DEBUG=yes", 0x30000, 0x10000000},
+	} {
+		c := mustLoad(t, tc.text)
+		if c.TEE.PolicySNP != tc.snp || c.TEE.PolicyTDX != tc.tdx {
+			t.Errorf("%q: SNP %#x TDX %#x, want %#x %#x", tc.text, c.TEE.PolicySNP, c.TEE.PolicyTDX, tc.snp, tc.tdx)
+		}
+	}
+}
+
+func TestKeyProfilesFollowTheTEE(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":                                  "[tpm snp attested]",
+		"TEE_TYPE=none":                     "[tpm]",
+		"TEE_TYPE=sev-snp":                  "[snp]",
+		"TEE_TYPE=tdx":                      "[attested]",
+		"TEE_TYPE=sev-snp KEY_PROFILE=tpm":  "[tpm]",
+		"TEE_TYPE=auto KEY_PROFILE=tpm":     "[tpm]",
+		"KEY_PROFILE=tpm TEE_TYPE=none":     "[tpm]",
+		"KEY_PROFILE=attested TEE_TYPE=tdx": "[attested]",
+	} {
+		if got := fmt.Sprint(mustLoad(t, text).KeyProfiles()); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestNotesWarnOfWhatIsAllowedButWeak(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":                                    "TPM_PCR contains 1",
+		"TEE_TYPE=sev-snp":                    "legacy SEV word; in force are SEV-SNP 0x30000",
+		"TEE_TYPE=none":                       "its host can read everything",
+		"TEE_POLICY=0x02\nINSECURE_DEBUG=yes": "INSECURE: the policy allows debugging",
+		"INSECURE_DEBUG=yes":                  "has no effect",
+		"KEY_PROFILE=tpm":                     "TDX host will be refused",
+		"TEE_MEMORY_SIZE=2G":                  "RTMR1",
+		"LOCKDOWN=no":                         "LOCKDOWN=no",
+		"ROOT_ENCRYPT=no":                     "ROOT_ENCRYPT=no",
+		"CONSOLE_RECOVERY=yes":                "seen by the host",
+		"BOOT_MODE=disk":                      "BOOT_MODE=disk",
+	} {
+		notes := strings.Join(mustLoad(t, text).Notes(), "\n")
+		if !strings.Contains(notes, want) {
+			t.Errorf("%q: notes lack %q:\n%s", text, want, notes)
+		}
+	}
+	if notes := strings.Join(mustLoad(t, "TPM_PCR=0,7\nTEE_TYPE=none").Notes(), "\n"); strings.Contains(notes, "TPM_PCR") {
+		t.Errorf("a note about a PCR that is not bound:\n%s", notes)
+	}
+}
+
+func TestPartitionIsFoundByName(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, "")
+	if p, ok := c.Partition("app"); !ok || p.Number != 3 || p.Mount != "/opt/cc" {
+		t.Errorf("app = %+v, %v", p, ok)
+	}
+	if _, ok := c.Partition("boot"); ok {
+		t.Error("there is a boot partition")
+	}
+}
+
+func TestLoadsDoNotShareState(t *testing.T) {
+	t.Parallel()
+	a, b := mustLoad(t, ""), mustLoad(t, "")
+	a.Disk.Partitions[1].Encrypt = false
+	a.Disk.Partitions[1].Options[0] = "rw"
+	a.OS.Components[0] = "changed"
+	equal(t, mustLoad(t, ""), b)
+}
+
+// A loader that meets an unreadable file must go on to the others.
+func TestUnreadableFileIsOneProblemAmongOthers(t *testing.T) {
+	t.Parallel()
+	dir := writeConfig(t, map[string]string{"tee.conf": "(remove)", "os.conf": "SUITE=x\n"})
+	if err := os.Mkdir(filepath.Join(dir, "tee.conf"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(Options{Dir: dir})
+	if err == nil || !strings.Contains(err.Error(), "tee.conf: the file cannot be read: is a directory") ||
+		!strings.Contains(err.Error(), "os.conf:1:7: SUITE") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+// Every key's effective values, mixed at random, survive the round trip.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(changed))
+	f.Add((Config{}).File("os.conf"))
+	c, _ := load(nil)
+	f.Add(c.Resolved())
+	for _, group := range [][]broken{brokenSyntax(), brokenKeys(), brokenValues(), brokenCombinations()} {
+		for _, b := range group {
+			for _, text := range b.files {
+				if len(text) < 4096 {
+					f.Add([]byte(text))
+				}
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, problems := load([]source{{path: "fuzz.conf", text: text}})
+		for _, p := range problems {
+			if p.Line < 1 || p.Col < 1 || p.What == "" || strings.ContainsAny(p.String(), "\n\r\x00") {
+				t.Fatalf("a problem that cannot be shown in one line: %q", p.String())
+			}
+			if lines := bytes.Count(text, []byte("\n")) + 1; p.Line > lines {
+				t.Fatalf("a problem in line %d of %d: %v", p.Line, lines, p)
+			}
+		}
+		if len(problems) > 0 {
+			return
+		}
+		again, problems := load([]source{{path: "again.conf", text: c.Resolved()}})
+		if len(problems) > 0 {
+			t.Fatalf("what was accepted is refused in its canonical form:\n%v\n%s", problems, c.Resolved())
+		}
+		if diff := cmp.Diff(c, again, cmpopts.IgnoreUnexported(Config{})); diff != "" {
+			t.Fatalf("round trip:\n%s", diff)
+		}
+	})
+}
+
+// Lines of good and bad files in any order: no panic, no lost problem.
+func TestShuffledLinesNeverPanic(t *testing.T) {
+	t.Parallel()
+	lines := strings.Split(changed, "\n")
+	for _, group := range [][]broken{brokenSyntax(), brokenValues()} {
+		for _, b := range group {
+			for _, text := range b.files {
+				if len(text) < 4096 {
+					lines = append(lines, strings.Split(text, "\n")...)
+				}
+			}
+		}
+	}
+	random := rand.New(rand.NewSource(1))
+	for range 200 {
+		random.Shuffle(len(lines), func(i, j int) { lines[i], lines[j] = lines[j], lines[i] })
+		text := strings.Join(lines[:20], "\n")
+		load([]source{{path: "shuffled.conf", text: []byte(text)}})
+	}
+}

@@ -1,0 +1,40 @@
+// Package program compiles the project's own Go programs that are shipped: the
+// guest's and the installer's. They are static, so that they run in an initrd
+// and on any host, and the same source gives the same bytes.
+package program
+
+import (
+	"context"
+	"os"
+
+	"cc-base/tasks/sh"
+)
+
+// Build compiles the main package pkg (as in ./installer) of the module at repo
+// and writes the program to out.
+func Build(ctx context.Context, run sh.Runner, repo, pkg, out string) error {
+	part := out + ".part"
+	defer os.Remove(part)
+	err := run.Run(ctx, sh.Cmd{
+		Name: "go",
+		Args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", part, pkg},
+		Dir:  repo,
+		Env:  append(moduleEnv(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS="),
+	})
+	if err != nil {
+		return err
+	}
+	return os.Rename(part, out)
+}
+
+// moduleEnv returns what decides where modules come from, which differs between
+// machines and not between results: go.sum fixes their content.
+func moduleEnv() []string {
+	var env []string
+	for _, key := range []string{"GOPROXY", "GONOPROXY", "GOPRIVATE", "GOSUMDB", "GONOSUMDB", "GOINSECURE", "GOPATH", "GOMODCACHE", "GOCACHE", "GOTOOLCHAIN", "GOENV", "GOROOT"} {
+		if v, ok := os.LookupEnv(key); ok {
+			env = append(env, key+"="+v)
+		}
+	}
+	return env
+}

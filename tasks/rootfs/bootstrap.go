@@ -1,0 +1,116 @@
+// Package rootfs makes root file systems: it lets mmdebstrap install a
+// distribution's authenticated packages into a tar, and lays overlays and
+// settings over that tar. A tree stays a tar from the first step to
+// mkfs.erofs, so that owners, modes, links and capabilities need neither root
+// nor a file system that can hold them.
+package rootfs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+
+	"cc-base/tasks/bundle"
+	"cc-base/tasks/fault"
+	"cc-base/tasks/sh"
+)
+
+// Spec says which packages of which distribution go into a tree.
+type Spec struct {
+	Suite    string   // trixie, noble, …
+	Sources  []string // deb lines; empty lets mmdebstrap choose its default mirror
+	Keyring  string   // file that the sources' signatures must verify with; empty is mmdebstrap's choice
+	Packages []string // beyond the suite's essential ones
+	Epoch    int64    // SOURCE_DATE_EPOCH, seconds since 1970
+	Exclude  []string // dpkg path-exclude patterns: files that no image needs
+	Include  []string // dpkg path-include patterns: exceptions from Exclude
+	AptOpts  []string // apt.conf lines, such as the host's proxy
+	Locale   string   // to be generated in the tree; empty and the C ones need nothing
+}
+
+// Bootstrap writes the tree that spec describes to tarFile and returns every
+// package in it with the digest that the signed index gives for it. listFile
+// keeps that part of the index as text.
+//
+// mmdebstrap runs in its unshare mode for an ordinary user (it needs uidmap
+// and a range in /etc/subuid) and in its root mode for root, who usually has no
+// such range. Both write the same bytes. The tar goes through our own
+// descriptor: in unshare mode the writer is a user who may not enter the
+// output folder.
+func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) ([]bundle.Package, error) {
+	out, err := os.OpenFile(tarFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	err = run.Run(ctx, sh.Cmd{
+		Name:   "mmdebstrap",
+		Args:   arguments(spec, os.Geteuid() == 0, listFile),
+		Env:    []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"},
+		Stdout: out,
+	})
+	if err != nil {
+		return nil, fault.New(fault.Bootstrap, err).Hint("the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf")
+	}
+	if err := out.Sync(); err != nil {
+		return nil, err
+	}
+	packages, err := ReadPackages(listFile)
+	if err != nil {
+		return nil, fault.New(fault.Bootstrap, err)
+	}
+	return packages, nil
+}
+
+// The customize hooks save what the signed index says of every installed
+// package, before mmdebstrap removes the index from the tree.
+const (
+	insideList  = "/var/cache/cc-packages"
+	packageList = `chroot "$1" sh -c 'dpkg-query -W -f "\${binary:Package}=\${Version}\n" | xargs apt-cache show --no-all-versions' > "$1` + insideList + `"`
+)
+
+func arguments(spec Spec, root bool, listFile string) []string {
+	mode := "unshare"
+	if root {
+		mode = "root"
+	}
+	packages := append([]string(nil), spec.Packages...)
+	sort.Strings(packages)
+	args := []string{
+		"--mode=" + mode,
+		"--variant=minbase",
+		"--format=tar",
+		"--include=" + strings.Join(packages, ","),
+		// A half-read index would silently give older packages.
+		`--aptopt=APT::Update::Error-Mode "any"`,
+		`--aptopt=Acquire::Retries "3"`,
+		"--customize-hook=" + packageList,
+		"--customize-hook=download " + insideList + " " + quote(listFile),
+		`--customize-hook=rm "$1` + insideList + `"`,
+	}
+	if spec.Locale != "" && NeedsLocale(spec.Locale) {
+		args = append(args, localeHook(spec.Locale))
+	}
+	if spec.Keyring != "" {
+		args = append(args, "--keyring="+spec.Keyring)
+	}
+	for _, o := range spec.AptOpts {
+		args = append(args, "--aptopt="+o)
+	}
+	for _, p := range spec.Exclude {
+		args = append(args, "--dpkgopt=path-exclude="+p)
+	}
+	for _, p := range spec.Include {
+		args = append(args, "--dpkgopt=path-include="+p)
+	}
+	args = append(args, spec.Suite, "-")
+	return append(args, spec.Sources...)
+}
+
+// quote makes one word of mmdebstrap's hook language, which splits like a
+// shell (Text::ParseWords).
+func quote(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,152 @@
+// Package toolbox runs the build's tools from a pinned tree instead of from
+// the machine: the same mkfs.erofs, cryptsetup, ukify and QEMU everywhere, and
+// none of them on the host.
+//
+// A [Tree] is an sh.Runner. A command in it sees the tree as its root, the
+// folders that were bound into it at their own absolute paths, a private /run
+// and /tmp, no network, and itself as root of a user namespace in which only
+// the caller's own user exists: what it writes outside belongs to the caller.
+package toolbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"cc-base/tasks/fault"
+	"cc-base/tasks/sh"
+)
+
+// Packages is what the tree holds, by what it is for.
+func Packages() []string {
+	return []string{
+		"erofs-utils", "cryptsetup-bin", // volumes
+		"systemd-ukify", "systemd-boot-efi", "systemd", "sbsigntool", // boot image
+		"mtools", "dosfstools", "gdisk", "qemu-utils", // disk
+		"qemu-system-x86", "swtpm", "swtpm-tools", "ovmf", // virtual machine
+		"gnupg", "shellcheck", "zstd", "cpio", "coreutils", // checks
+	}
+}
+
+// Tree is an unpacked root file system whose programs can be run.
+type Tree struct {
+	Dir   string    // the unpacked tree
+	Host  sh.Runner // runs unshare, from util-linux
+	Binds []string  // absolute folders that commands may read and write
+}
+
+// With returns a tree that also sees the folders.
+func (t Tree) With(dirs ...string) Tree {
+	t.Binds = append(t.Binds[:len(t.Binds):len(t.Binds)], dirs...)
+	return t
+}
+
+// enter is run by the host's sh inside fresh user, mount, PID and network
+// namespaces. Mounts end with the namespace: nothing is ever left mounted,
+// even after kill -9. $1 is the tree, $2 the working directory, $3 the number
+// of folders to bind, then the folders, then the command. The command is not
+// exec'd: as PID 1 of its namespace it would ignore SIGTERM
+// (pid_namespaces(7)), and a cancelled build would have to wait for SIGKILL.
+const enter = `
+tree=$1 dir=$2 binds=$3
+shift 3
+mount --rbind /dev "$tree/dev"
+mount -t proc proc "$tree/proc"
+mount -t tmpfs -o mode=0755 tmpfs "$tree/run"
+mount -t tmpfs -o mode=1777 tmpfs "$tree/tmp"
+while [ "$binds" -gt 0 ]; do
+	mkdir -p "$tree$1"
+	mount --rbind "$1" "$tree$1"
+	shift
+	binds=$((binds - 1))
+done
+chroot "$tree" env -C "$dir" PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+`
+
+// Run implements sh.Runner.
+func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
+	dir := c.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	binds, err := t.binds()
+	if err != nil {
+		return err
+	}
+	args := []string{
+		"--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child",
+		"sh", "-euc", enter, c.Name, t.Dir, dir, fmt.Sprint(len(binds)),
+	}
+	args = append(args, binds...)
+	args = append(args, c.Name)
+	args = append(args, c.Args...)
+	err = t.Host.Run(ctx, sh.Cmd{Name: "unshare", Args: args, Env: c.Env, Stdin: c.Stdin, Stdout: c.Stdout, Files: c.Files})
+	var failed *sh.Error
+	if errors.As(err, &failed) {
+		// The user wants to know that mkfs.erofs failed, not unshare.
+		failed.Name = c.Name
+	}
+	return err
+}
+
+// binds returns the folders to bind, each as an absolute path without links,
+// so that the path inside equals the one outside.
+func (t Tree) binds() ([]string, error) {
+	var out []string
+	for _, b := range t.Binds {
+		abs, err := filepath.Abs(b)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, abs)
+	}
+	return out, nil
+}
+
+// Unpack extracts tarFile to dir with every file owned by the caller, which is
+// all that running programs needs and all that an ordinary user can do. Device
+// nodes are left out: a tree's /dev is the machine's. dir appears whole or not
+// at all.
+func Unpack(ctx context.Context, host sh.Runner, tarFile, dir string) error {
+	part := dir + ".part"
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(part, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(part)
+	err := sh.Do(ctx, host, "tar", "-C", part, "--no-same-owner", "--no-same-permissions", "--delay-directory-restore",
+		"--exclude=./dev/*", "--exclude=dev/*", "-xf", tarFile)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"dev", "proc", "run", "tmp", "sys"} {
+		if err := os.MkdirAll(filepath.Join(part, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Rename(part, dir)
+}
+
+// Probe checks that this machine can enter a tree at all, and names the cure
+// when it cannot.
+func Probe(ctx context.Context, host sh.Runner) error {
+	err := sh.Do(ctx, host, "unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "true")
+	if err == nil {
+		return nil
+	}
+	f := fault.New(fault.UserNamespace, err)
+	if data, readErr := os.ReadFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"); readErr == nil && len(data) > 0 && data[0] == '1' {
+		return f.Hint("AppArmor restricts user namespaces here (Ubuntu 23.10 and later); until the next reboot: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0")
+	}
+	if data, readErr := os.ReadFile("/proc/sys/user/max_user_namespaces"); readErr == nil && string(data) == "0\n" {
+		return f.Hint("user namespaces are turned off: sudo sysctl user.max_user_namespaces=15000")
+	}
+	return f.Hint("build as root, or in a container that allows user namespaces")
+}

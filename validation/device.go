@@ -1,0 +1,89 @@
+package validation
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"cc-base/installer/layout"
+	"cc-base/tasks/hw"
+)
+
+func deviceChecks() []Check {
+	return []Check{
+		{ID: "device.target", Title: "this host has a free disk that the image fits on", Area: "device",
+			Where: []Where{Host}, Tier: TierArtefact,
+			Remedy: "cc-install list-devices shows every disk and what stands against it", Func: freeTarget},
+		{ID: "device.table", Title: "the image's partition table is the manifest's, in both copies", Area: "device",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "build the image again", Func: tableAgrees},
+		{ID: "device.stretch", Title: "the table can be written for larger disks without moving anything", Area: "device",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "the last partition of config/partition.conf must be the one that the guest fills", Func: stretches},
+	}
+}
+
+// freeTarget skips where every disk is taken: after an installation that is as
+// it should be, and before one install itself refuses.
+func freeTarget(_ context.Context, env *Env) Verdict {
+	_, m, err := env.installer()
+	if err != nil {
+		return broken(err)
+	}
+	devices, err := hw.Devices(env.Root)
+	if err != nil {
+		return broken(err)
+	}
+	var free, taken []string
+	for _, d := range devices {
+		if d.Kind != hw.Disk {
+			continue
+		}
+		reasons := hw.Refusals(d, hw.Need{Size: m.Disk.VirtualSize, SectorSize: m.Disk.SectorSize})
+		if len(reasons) == 0 {
+			free = append(free, d.Path)
+			continue
+		}
+		taken = append(taken, fmt.Sprintf("%s: %s", d.Path, reasons[0].Detail))
+	}
+	if len(free) == 0 {
+		return skip("no free disk here (%s)", strings.Join(taken, "; "))
+	}
+	return pass("%s", strings.Join(free, ", "))
+}
+
+func tableAgrees(_ context.Context, env *Env) Verdict {
+	image, d, err := env.disk()
+	if err != nil {
+		return broken(err)
+	}
+	table, err := layout.Read(image, image.Size())
+	if err != nil {
+		return fail("%s", err)
+	}
+	return judge(table.AgainstManifest(d), "%d partitions on disk %s", len(table.Entries), table.GUID)
+}
+
+func stretches(_ context.Context, env *Env) Verdict {
+	image, d, err := env.disk()
+	if err != nil {
+		return broken(err)
+	}
+	table, err := layout.Read(image, image.Size())
+	if err != nil {
+		return broken(err)
+	}
+	if n := len(d.Partitions); n == 0 || d.Partitions[n-1].ContentSize != 0 {
+		return fail("the last partition holds content of the build")
+	}
+	const tib = int64(1) << 40
+	for _, size := range []int64{d.VirtualSize, tib, 4 * tib} {
+		if size < d.VirtualSize {
+			continue
+		}
+		if _, err := layout.Final(table, size); err != nil {
+			return fail("%s", err)
+		}
+	}
+	return pass("from %d bytes to 4 TiB", d.VirtualSize)
+}

@@ -1,0 +1,110 @@
+package validation
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"cc-base/installer/unpacked"
+	"cc-base/tasks/manifest"
+	"cc-base/validation/internal/luks2"
+)
+
+func keysChecks() []Check {
+	return []Check{
+		{ID: "keys.image-key", Title: "the image key is there and only its owner can read it", Area: "keys",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "chmod 600 image.key, or install with --image-key FILE", Func: imageKey},
+		{ID: "keys.encrypted", Title: "the partitions that are said to be encrypted are LUKS, and no others", Area: "keys",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "build the image again", Func: encryptedOnes},
+		{ID: "keys.headers", Title: "each LUKS2 header is whole, with one keyslot and one encrypted segment", Area: "keys",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "build the image again; such a header must not be opened", Func: headers},
+	}
+}
+
+func imageKey(_ context.Context, env *Env) Verdict {
+	folder, _, err := env.installer()
+	if err != nil {
+		return broken(err)
+	}
+	info, err := folder.Stat(unpacked.ImageKey)
+	if err != nil {
+		if _, err := folder.Stat(unpacked.ImageKey + ".asc"); err == nil {
+			return skip("the key travels encrypted to its recipients, as %s.asc", unpacked.ImageKey)
+		}
+		return skip("the key does not travel in this installer")
+	}
+	switch {
+	case !info.Mode().IsRegular():
+		return fail("%s is not a regular file", unpacked.ImageKey)
+	case info.Size() < 16:
+		return fail("%s has %d bytes, too few for a key", unpacked.ImageKey, info.Size())
+	case info.Mode().Perm()&0o077 != 0:
+		return fail("%s has mode %04o", unpacked.ImageKey, info.Mode().Perm())
+	}
+	return pass("mode %04o; it opens the shipped image, which is not secret", info.Mode().Perm())
+}
+
+// sealed returns the partitions with content of the build in them.
+func sealed(d manifest.Disk) []manifest.Partition {
+	var out []manifest.Partition
+	for _, p := range d.Partitions {
+		if p.ContentSize > 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func encryptedOnes(_ context.Context, env *Env) Verdict {
+	image, d, err := env.disk()
+	if err != nil {
+		return broken(err)
+	}
+	var findings, encrypted []string
+	for _, p := range sealed(d) {
+		var start [6]byte
+		if _, err := image.ReadAt(start[:], p.Start); err != nil {
+			return broken(err)
+		}
+		is := luks2.IsLUKS(start[:])
+		if is != p.Encrypted {
+			findings = append(findings, fmt.Sprintf("%s: encrypted is %v in the manifest, %v on the disk", p.Label, p.Encrypted, is))
+		}
+		if is {
+			encrypted = append(encrypted, p.Label)
+		}
+	}
+	return judge(findings, "encrypted: %s", strings.Join(encrypted, ", "))
+}
+
+func headers(_ context.Context, env *Env) Verdict {
+	image, d, err := env.disk()
+	if err != nil {
+		return broken(err)
+	}
+	var findings, seen []string
+	for _, p := range sealed(d) {
+		if !p.Encrypted {
+			continue
+		}
+		h, err := luks2.Read(io.NewSectionReader(image, p.Start, p.ContentSize))
+		if err != nil {
+			findings = append(findings, p.Label+": "+err.Error())
+			continue
+		}
+		for _, f := range h.Findings() {
+			findings = append(findings, p.Label+": "+f)
+		}
+		for _, s := range h.Segments {
+			seen = append(seen, p.Label+" "+s.Encryption)
+		}
+	}
+	if len(findings) == 0 && len(seen) == 0 {
+		return skip("this image has no encrypted volume")
+	}
+	return judge(findings, "%s", strings.Join(seen, ", "))
+}

@@ -1,0 +1,87 @@
+package validation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Result is a check with its verdict.
+type Result struct {
+	ID     string `json:"id"`
+	Title  string `json:"title"`
+	Area   string `json:"area"`
+	Tier   Tier   `json:"tier"`
+	Remedy string `json:"remedy,omitempty"` // where the verdict is fail or error
+	Verdict
+}
+
+// Report is the outcome of a run.
+type Report struct {
+	Results []Result       `json:"results"`
+	Counts  map[Status]int `json:"counts"`
+}
+
+// Run runs the checks one after the other. A cancelled context makes the rest
+// errors, not skips.
+func Run(ctx context.Context, env *Env, checks []Check) Report {
+	r := Report{Results: []Result{}, Counts: map[Status]int{}}
+	for _, c := range checks {
+		v := broken(errors.New("interrupted"))
+		if ctx.Err() == nil {
+			v = c.Func(ctx, env)
+		}
+		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Verdict: v}
+		if v.Status == Fail || v.Status == Error {
+			result.Remedy = c.Remedy
+		}
+		r.Results = append(r.Results, result)
+		r.Counts[v.Status]++
+	}
+	return r
+}
+
+// Failed tells whether any check failed or could not do its work. A report
+// without any result is a failure as well: nothing was proven.
+func (r Report) Failed() bool {
+	return r.Counts[Fail]+r.Counts[Error] > 0 || len(r.Results) == 0
+}
+
+// Text writes one line per check, with the remedy under those that need one,
+// and a sum.
+func (r Report) Text(w io.Writer) error {
+	var b strings.Builder
+	for _, c := range r.Results {
+		fmt.Fprintf(&b, "%-5s %-22s %s\n", c.Status, c.ID, c.Title)
+		if c.Detail != "" {
+			fmt.Fprintf(&b, "%-28s %s\n", "", c.Detail)
+		}
+		if c.Remedy != "" {
+			fmt.Fprintf(&b, "%-28s do: %s\n", "", c.Remedy)
+		}
+	}
+	fmt.Fprintf(&b, "%d passed, %d failed, %d skipped, %d errors\n", r.Counts[Pass], r.Counts[Fail], r.Counts[Skip], r.Counts[Error])
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// TAP writes the Test Anything Protocol, version 13.
+func (r Report) TAP(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "TAP version 13\n1..%d\n", len(r.Results))
+	line := strings.NewReplacer("\n", " ", "#", " ")
+	for i, c := range r.Results {
+		switch c.Status {
+		case Pass:
+			fmt.Fprintf(&b, "ok %d - %s %s\n", i+1, c.ID, c.Title)
+		case Skip:
+			fmt.Fprintf(&b, "ok %d - %s %s # SKIP %s\n", i+1, c.ID, c.Title, line.Replace(c.Detail))
+		default:
+			fmt.Fprintf(&b, "not ok %d - %s %s\n# %s: %s\n", i+1, c.ID, c.Title, c.Status, line.Replace(c.Detail))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
