@@ -27,16 +27,8 @@ func appsStage() stage {
 					return nil, err
 				}
 			}
-			files, err := b.configFiles()
-			if err != nil {
-				return nil, err
-			}
-			for name, file := range files {
-				if facts["config:"+name], err = fileDigest(file); err != nil {
-					return nil, err
-				}
-			}
-			facts["profile"] = b.Profile
+			// Every setting is in the configuration volume.
+			facts["configuration"] = string(b.Config.Resolved())
 			return facts, nil
 		},
 		outputs: func(b *Build) []string {
@@ -55,20 +47,10 @@ func (b *Build) appPrograms() []string {
 	return files
 }
 
-// configFiles returns the configuration as built: name in the image to file.
-func (b *Build) configFiles() (map[string]string, error) {
-	files := map[string]string{}
-	confs, err := filepath.Glob(filepath.Join(b.ConfigDir, "*.conf"))
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range confs {
-		files[filepath.Base(f)] = f
-	}
-	if p := b.Config.Profile; p != "" {
-		files[filepath.Join("profiles", p+".conf")] = filepath.Join(b.ConfigDir, "profiles", p+".conf")
-	}
-	return files, nil
+// configNames are the files that carry the configuration as built, in the
+// configuration volume and in the installer.
+func configNames() []string {
+	return []string{"apps.conf", "os.conf", "partition.conf", "qemu.conf", "security.conf", "tee.conf"}
 }
 
 func apps(ctx context.Context, b *Build) error {
@@ -81,15 +63,9 @@ func apps(ctx context.Context, b *Build) error {
 		}
 		app.Entries = append(app.Entries, rootfs.Entry{Path: "/bin/" + name, Type: tar.TypeReg, Mode: 0o755, Source: b.scratch(name)})
 	}
-	files, err := b.configFiles()
-	if err != nil {
-		return err
-	}
-	config := rootfs.Layer{Name: "config", Entries: []rootfs.Entry{
-		rootfs.File("/config.resolved", 0o644, b.Config.Resolved()),
-	}}
-	for name, file := range files {
-		config.Entries = append(config.Entries, rootfs.Entry{Path: "/" + filepath.ToSlash(name), Type: tar.TypeReg, Mode: 0o644, Source: file})
+	config := rootfs.Layer{Name: "config"}
+	for _, name := range configNames() {
+		config.Entries = append(config.Entries, rootfs.File("/"+name, 0o644, b.Config.File(name)))
 	}
 	for _, v := range []struct {
 		name  string

@@ -64,7 +64,7 @@ func packageFacts(b *Build) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts := map[string]string{"cc-install": installer, "profile": b.Profile}
+	facts := map[string]string{"cc-install": installer, "profile": b.Profile, "configuration": string(b.Config.Resolved())}
 	for name := range scripts() {
 		if facts["script:"+name], err = fileDigest(b.scriptSource(name)); err != nil {
 			return nil, err
@@ -251,18 +251,9 @@ func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
 	if err != nil {
 		return err
 	}
-	for i := range entries {
-		e := &entries[i]
-		if e.SHA256, err = fileDigest(e.Source); err != nil {
-			return err
-		}
-		info, err := os.Stat(e.Source)
-		if err != nil {
-			return err
-		}
-		m.Files = append(m.Files, manifest.File{Path: strings.TrimPrefix(e.Name, "installer/"), Size: info.Size(), SHA256: e.SHA256})
+	if m.Files, err = digestEntries(entries); err != nil {
+		return err
 	}
-	slices.SortFunc(m.Files, func(a, b manifest.File) int { return strings.Compare(a.Path, b.Path) })
 	data, err := m.Encode()
 	if err != nil {
 		return err
@@ -278,6 +269,27 @@ func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
 	}
 	b.log.event("package", "%s: %s, sha256 %s", filepath.Base(b.installer()), size(result.Size), result.SHA256)
 	return nil
+}
+
+// digestEntries sets the digest of every entry, so that packing refuses a file
+// that has changed meanwhile, and lists them for the manifest.
+func digestEntries(entries []bundle.Entry) ([]manifest.File, error) {
+	var files []manifest.File
+	for i := range entries {
+		e := &entries[i]
+		sum, length := sha256.Sum256(e.Data), int64(len(e.Data))
+		e.SHA256 = hex.EncodeToString(sum[:])
+		if e.Source != "" {
+			o, err := describe(e.Source)
+			if err != nil {
+				return nil, err
+			}
+			e.SHA256, length = o.SHA256, o.Size
+		}
+		files = append(files, manifest.File{Path: strings.TrimPrefix(e.Name, "installer/"), Size: length, SHA256: e.SHA256})
+	}
+	slices.SortFunc(files, func(a, b manifest.File) int { return strings.Compare(a.Path, b.Path) })
+	return files, nil
 }
 
 // firmwareFiles are the plain OVMF of the tools tree.
@@ -306,12 +318,8 @@ func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
 	for name, mode := range scripts() {
 		add(name, b.scriptSource(name), mode)
 	}
-	files, err := b.configFiles()
-	if err != nil {
-		return nil, err
-	}
-	for name, file := range files {
-		add("config/"+filepath.ToSlash(name), file, 0o644)
+	for _, name := range configNames() {
+		entries = append(entries, bundle.Entry{Name: "installer/config/" + name, Data: b.Config.File(name), Mode: 0o644})
 	}
 	for name, file := range b.firmwareFiles() {
 		resolved, err := filepath.EvalSymlinks(file)

@@ -112,16 +112,20 @@ func (m *Machine) Start(ctx context.Context) error {
 	if err := m.prepare(); err != nil {
 		return fault.New(fault.Machine, err)
 	}
+	// QEMU ends with ctx. swtpm must outlive it, or QEMU cannot tell the TPM
+	// to shut down and the next start counts as an attack on it.
+	tpmCtx, endTPM := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, m.cancel = context.WithCancel(ctx)
 	m.done = make(chan struct{})
 
 	// Room for one, so that whoever sends never waits for a reader.
 	swtpm := make(chan error, 1)
 	if m.TPM {
-		go func() { swtpm <- m.Runner.Run(ctx, sh.Cmd{Name: "swtpm", Args: m.swtpmArgv()}) }()
+		go func() { swtpm <- m.Runner.Run(tpmCtx, sh.Cmd{Name: "swtpm", Args: m.swtpmArgv()}) }()
 		if err := m.waitSocket(ctx, swtpm); err != nil {
 			m.err = err
 			m.cancel()
+			endTPM()
 			<-swtpm
 			m.finish()
 			return fault.Newf(fault.Machine, "starting swtpm: %w", err)
@@ -129,12 +133,13 @@ func (m *Machine) Start(ctx context.Context) error {
 	} else {
 		swtpm <- nil
 	}
-	go m.run(ctx, swtpm)
+	go m.run(ctx, swtpm, endTPM)
 	return nil
 }
 
 // run runs QEMU to its end and then sees swtpm off.
-func (m *Machine) run(ctx context.Context, swtpm <-chan error) {
+func (m *Machine) run(ctx context.Context, swtpm <-chan error, endTPM context.CancelFunc) {
+	defer endTPM()
 	m.err = m.Runner.Run(ctx, sh.Cmd{
 		Name: "qemu-system-x86_64", Args: m.Argv(), Stdin: m.Stdin, Stdout: m.console,
 		// snapshot=on writes its scratch file to TMPDIR; /tmp may be memory.
@@ -143,7 +148,7 @@ func (m *Machine) run(ctx context.Context, swtpm <-chan error) {
 	select {
 	case <-swtpm:
 	case <-time.After(swtpmGrace):
-		m.cancel()
+		endTPM()
 		<-swtpm
 	}
 	m.finish()

@@ -1,0 +1,111 @@
+// Package lab gives tests the real things: the tools tree, the image that
+// `mage test` has just built, and boots of it within a budget.
+//
+// A test that asks for something that is not there is skipped on a developer's
+// machine, with the reason, and fails under CI=true: a skip must never hide a
+// missing step.
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cc-base/tasks/manifest"
+	"cc-base/tasks/sh"
+	"cc-base/tasks/toolbox"
+)
+
+// Names of the variables by which `mage test` tells the tests where things are.
+const (
+	ToolsEnv = "CC_TEST_TOOLS" // the unpacked tools tree
+	OutEnv   = "CC_TEST_OUT"   // the output folder of the image under test
+	LongEnv  = "CC_LONG"       // 1 for the long mode
+)
+
+// Long tells whether this is the long mode; short is what every change gets.
+func Long() bool { return os.Getenv(LongEnv) == "1" }
+
+// Absent skips the test, or fails it under CI=true.
+func Absent(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("under CI=true nothing may be missing: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// Tools returns the tools tree with the test's own temporary folder and the
+// given ones bound, and that temporary folder.
+func Tools(t testing.TB, binds ...string) (toolbox.Tree, string) {
+	t.Helper()
+	dir := os.Getenv(ToolsEnv)
+	if dir == "" {
+		Absent(t, "%s is not set: run `go tool mage test`, which builds the tools tree", ToolsEnv)
+	}
+	tmp := t.TempDir()
+	return toolbox.Tree{Dir: dir, Host: sh.Host{Log: testLog{t}}, Binds: append([]string{tmp}, binds...)}, tmp
+}
+
+// Image is the built image under test.
+type Image struct {
+	Out      string // output folder
+	Manifest manifest.Manifest
+}
+
+// Path returns a file of the output folder.
+func (i Image) Path(elem ...string) string {
+	return filepath.Join(append([]string{i.Out}, elem...)...)
+}
+
+// Built returns the image that `mage test` built.
+func Built(t testing.TB) Image {
+	t.Helper()
+	out := os.Getenv(OutEnv)
+	if out == "" {
+		Absent(t, "%s is not set: run `go tool mage test`, which builds the image", OutEnv)
+	}
+	f, err := os.Open(filepath.Join(out, "manifest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m, err := manifest.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Image{Out: out, Manifest: m}
+}
+
+// testLog sends the output of commands to the test's log, which is shown when
+// it fails.
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Helper()
+	l.t.Log(string(trimEnd(p)))
+	return len(p), nil
+}
+
+func trimEnd(p []byte) []byte {
+	for len(p) > 0 && p[len(p)-1] == '\n' {
+		p = p[:len(p)-1]
+	}
+	return p
+}
+
+// Extract copies the content of the partition with the label out of a raw disk
+// to file and returns its description.
+func (i Image) Extract(raw, label, file string) (manifest.Partition, error) {
+	p, ok := i.Manifest.Disk.Partition(label)
+	if !ok {
+		return p, fmt.Errorf("the image has no partition %s", label)
+	}
+	in, err := os.Open(raw)
+	if err != nil {
+		return p, err
+	}
+	defer in.Close()
+	return p, copyRange(in, p.Start, p.ContentSize, file)
+}
