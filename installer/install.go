@@ -11,7 +11,7 @@ import (
 	"regexp"
 	"strings"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/installer/target"
 	"cc-base/installer/unpacked"
 	"cc-base/installer/write"

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/installer/target"
 	"cc-base/installer/write"
 	"cc-base/tasks/fault"
@@ -77,6 +79,10 @@ func examine(ctx context.Context, src *source, t target.Target) (verdict, error)
 	}
 	defer disk.Close()
 	table, err := layout.Read(disk, t.Size)
+	var unreadable *fs.PathError
+	if errors.As(err, &unreadable) {
+		return v, fault.New(fault.InstallVerify, err)
+	}
 	if err != nil {
 		// Without a table that can be read nothing on the disk is ours: the
 		// installer writes it last.

@@ -35,7 +35,7 @@ func Encrypt(ctx context.Context) error { return through(ctx, "encrypt") }
 // Apps seals the application and the configuration volume.
 func Apps(ctx context.Context) error { return through(ctx, "apps") }
 
-// Package makes the boot image, the disk image and the installer, and signs it when a key is configured.
+// Package makes the boot image, the disk image and the installer, and signs it when CC_SIGNING_KEY_FILE is set.
 func Package(ctx context.Context) error {
 	if os.Getenv("CC_SIGNING_KEY_FILE") != "" {
 		return through(ctx, "sign")
@@ -46,12 +46,58 @@ func Package(ctx context.Context) error {
 // Sign signs the installer, or signs it again.
 func Sign(ctx context.Context) error { return through(ctx, "sign") }
 
+// VM boots the built image with OVMF and swtpm and shows its serial console.
+func VM(ctx context.Context) error {
+	return with(func(o build.Options) error { return build.RunVM(ctx, o, os.Stdin, os.Stdout) })
+}
+
+// Test builds the minimal image and runs all tests on it; CC_LONG=1 runs the long series too.
+func Test(ctx context.Context) error {
+	return with(func(o build.Options) error { return build.Test(ctx, o) })
+}
+
+// Clean removes what was built, with -all also the caches; keys stay.
+func Clean(all *bool) error {
+	return with(func(o build.Options) error { return build.Clean(o, all != nil && *all) })
+}
+
+// Explain prints what an error code means and what to do.
+func Explain(code string) error {
+	return fail(fault.WriteMeaning(os.Stdout, fault.Code(code)))
+}
+
+// Config checks and shows the configuration.
+type Config mg.Namespace
+
+// Validate reports every error of every file at once.
+func (Config) Validate() error {
+	return with(func(o build.Options) error { return build.ValidateConfig(o, os.Stdout) })
+}
+
+// Show prints every setting in force, with -verbose its origin and meaning.
+func (Config) Show(verbose *bool) error {
+	return with(func(o build.Options) error { return build.ShowConfig(o, os.Stdout, verbose != nil && *verbose) })
+}
+
+// Keys makes the build's keys.
+type Keys mg.Namespace
+
+// Signing makes the project's OpenPGP key, once.
+func (Keys) Signing() error {
+	return with(func(o build.Options) error { return build.MakeSigningKey(o) })
+}
+
 func through(ctx context.Context, stage string) error {
+	return with(func(o build.Options) error { return build.Run(ctx, o, stage) })
+}
+
+// with hands the process's options to do.
+func with(do func(build.Options) error) error {
 	options, err := build.FromEnvironment(mg.Verbose())
 	if err != nil {
 		return fail(err)
 	}
-	return fail(build.Run(ctx, options, stage))
+	return fail(do(options))
 }
 
 // fail shows the whole error and gives Mage its exit status: Mage prints the

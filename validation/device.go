@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/hw"
 )
 

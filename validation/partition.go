@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/installer/write"
 )
 

@@ -18,7 +18,7 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -70,11 +71,13 @@ func (t Target) Refusals(need hw.Need, allowFile bool) []hw.Refusal {
 		f.Close()
 		return out
 	}
-	if len(out) == 0 || !errors.Is(err, unix.EBUSY) {
-		// EBUSY after a mount was found is the same fact told twice.
-		out = append(out, hw.Refusal{Reason: hw.InUse, Detail: "it cannot be had for exclusive use: " + bare(err)})
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return append(out, hw.Refusal{Reason: hw.InUse, Detail: "this user may not open it (" + bare(err) + "); run as root"})
+	case len(out) > 0 && errors.Is(err, unix.EBUSY):
+		return out // the same fact as the mount or holder that was found
 	}
-	return out
+	return append(out, hw.Refusal{Reason: hw.InUse, Detail: "it cannot be had for exclusive use: " + bare(err)})
 }
 
 // Open opens the target for writing and checks that the node still stands for
@@ -141,8 +144,12 @@ func numberOf(info fs.FileInfo) (hw.Number, bool) {
 	if info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
 		return hw.Number{}, false
 	}
-	rdev, ok := rdevOf(info)
-	return hw.Number{Major: unix.Major(rdev), Minor: unix.Minor(rdev)}, ok
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return hw.Number{}, false
+	}
+	rdev := uint64(stat.Rdev)
+	return hw.Number{Major: unix.Major(rdev), Minor: unix.Minor(rdev)}, true
 }
 
 // bare returns the cause without the path, which the caller has named already.

@@ -1,5 +1,8 @@
 package unpacked_test
 
+// What green does not prove: that SHA256SUMS itself is the one that was signed;
+// install.sh asks gpg, which the scripts of cc-install test.
+
 import (
 	"crypto/sha256"
 	"encoding/hex"

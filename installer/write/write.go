@@ -17,7 +17,7 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
 
@@ -29,6 +29,9 @@ const (
 	// signatures of file systems, RAID, LVM and ZFS (two labels of 256 KiB at
 	// either end) lie there. The rest of the free space keeps its old bytes.
 	edge = 1 << 20
+
+	// tableBytes is the protective record, the header and 128 entries.
+	tableBytes = 34 * layout.Sector
 )
 
 // Device is what is written to: an *os.File opened exclusively.
@@ -87,7 +90,7 @@ func (j Job) Steps() []Step {
 		}
 		steps = append(steps, edges(free, end, p.Label)...)
 	}
-	return append(steps, Step{Table, 0, j.Size, fmt.Sprintf("the partition table, %d entries, and its backup", len(j.Table.Entries))})
+	return append(steps, Step{Table, 0, tableBytes, fmt.Sprintf("the partition table, %d entries, and its backup at the end", len(j.Table.Entries))})
 }
 
 // edges returns the wipes of the free area [from, to) of a partition.

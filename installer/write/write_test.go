@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"cc-base/installer/installertest"
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/installer/write"
 	"cc-base/tasks/manifest"
 )

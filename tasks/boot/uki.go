@@ -42,11 +42,16 @@ func BuildUKI(ctx context.Context, run sh.Runner, u UKI, out string) error {
 		return err
 	}
 	defer os.Remove(cmdline)
+	copied := out + ".cpio"
+	if err := commandLineArchive(u.CommandLine, u.Epoch, copied); err != nil {
+		return err
+	}
+	defer os.Remove(copied)
 	err := run.Run(ctx, sh.Cmd{
 		Name: "ukify",
 		Args: []string{
 			"build", "--stub=" + stub,
-			"--linux=" + u.Kernel, "--initrd=" + u.Initrd, "--uname=" + u.Release,
+			"--linux=" + u.Kernel, "--initrd=" + u.Initrd, "--initrd=" + copied, "--uname=" + u.Release,
 			"--os-release=@" + u.OSRelease, "--cmdline=@" + cmdline,
 			"--output=" + out,
 		},

@@ -107,7 +107,7 @@ type Build struct {
 // Open loads the configuration and makes the run's folders. The caller calls
 // close when done; it releases the lock on the output folder.
 func Open(o Options) (b *Build, closeBuild func(), err error) {
-	config, err := conf.Load(conf.Options{Dir: o.ConfigDir, Profile: o.Profile})
+	config, err := o.config()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -165,14 +165,19 @@ func lock(file string) (unlock func(), err error) {
 	return func() { _ = f.Truncate(0); f.Close() }, nil
 }
 
-// Run opens a build, brings every stage up to target up to date and says how
-// it went. It is what the mage targets call.
+// Run brings every stage up to target up to date. It is what the mage targets
+// call.
+func Run(ctx context.Context, o Options, target string) error {
+	return with(ctx, o, func(ctx context.Context, b *Build) error { return b.Through(ctx, target) })
+}
+
+// with opens a build for do, and ends it when the process is told to.
 //
 // Mage cancels its context on Ctrl-C only; SIGTERM would kill this process at
 // once, and one sent to `go tool mage` would leave it running without a parent
 // (reference: mage v1.17.2 mage/template.go). So it listens itself, and asks
 // the kernel for a SIGTERM when its parent dies.
-func Run(ctx context.Context, o Options, target string) (err error) {
+func with(ctx context.Context, o Options, do func(context.Context, *Build) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGTERM), 0, 0, 0); err != nil {
@@ -183,7 +188,7 @@ func Run(ctx context.Context, o Options, target string) (err error) {
 		return err
 	}
 	defer closeBuild()
-	if err := b.Through(ctx, target); err != nil {
+	if err := do(ctx, b); err != nil {
 		if ctx.Err() != nil {
 			return fault.New(fault.Interrupted, err)
 		}

@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"

@@ -1,5 +1,8 @@
 package luks2_test
 
+// What green does not prove: the headers are those of the tests. What
+// cryptsetup writes is read by the artefact tests, on the real image.
+
 import (
 	"bytes"
 	"testing"

@@ -1,7 +1,7 @@
 package ready
 
 // Green here means that the checks read mountinfo and tables rightly; the text
-// below is cut from a real boot. It does not prove that a damaged block stops
+// below follows that of a real boot. It does not prove that a damaged block stops
 // the kernel: the negative boots do.
 
 import (

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/installer/installertest"
-	"cc-base/installer/layout"
+	"cc-base/tasks/layout"
 )
 
 const mib = 1 << 20

@@ -1,0 +1,45 @@
+package build
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Clean removes what builds wrote under the output folder, with all also the
+// caches (the tools tree). Keys stay: nothing can make them again, and an
+// image that was given away opens with no other.
+func Clean(o Options, all bool) error {
+	if _, err := os.Stat(o.OutDir); os.IsNotExist(err) && !all {
+		return nil
+	}
+	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
+		return err
+	}
+	unlock, err := lock(filepath.Join(o.OutDir, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	remove := []string{
+		"scratch", "state", "log", "vm",
+		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json",
+		"nvidia-cc-installer.tar.gz", "nvidia-cc-installer.tar.gz.sha256", "nvidia-cc-installer.tar.gz.asc",
+	}
+	for i := range remove {
+		remove[i] = filepath.Join(o.OutDir, remove[i])
+	}
+	if all {
+		remove = append(remove, o.CacheDir)
+	}
+	for _, path := range remove {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	kept := filepath.Join(o.OutDir, "keys")
+	if _, err := os.Stat(kept); err == nil {
+		fmt.Fprintf(o.Stderr, "clean: kept %s\n", kept)
+	}
+	return nil
+}

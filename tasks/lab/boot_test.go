@@ -1,0 +1,152 @@
+package lab_test
+
+// What green does not prove: the guests run under emulation on QEMU's plain
+// machine, with a TPM that the host emulates. No SEV-SNP, TDX or GPU silicon
+// is here, Secure Boot is not enforced in these boots, and the image under test
+// is the minimal profile.
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cc-base/tasks/lab"
+	"cc-base/tasks/manifest"
+	"cc-base/tasks/seal"
+	"cc-base/tasks/sh"
+)
+
+const ready = "cc-base: ready"
+
+// boots is shared by the tests of this package so that its sum can be printed.
+var boots lab.Boots
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	fmt.Print(boots.Sum())
+	os.Exit(code)
+}
+
+func contains(lines []string, part string) bool {
+	for _, l := range lines {
+		if strings.Contains(l, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// refused fails unless the console has every one of the parts, and never the
+// ready line.
+func refused(t *testing.T, lines []string, parts ...string) {
+	t.Helper()
+	if contains(lines, ready) {
+		t.Error("the guest called itself ready")
+	}
+	for _, p := range parts {
+		if !contains(lines, p) {
+			t.Errorf("the console has no line with %q", p)
+		}
+	}
+	if t.Failed() {
+		t.Log("\n" + strings.Join(lines, "\n"))
+	}
+}
+
+func TestTheBuiltImageBootsToReady(t *testing.T) {
+	image := lab.Built(t)
+	tools, _ := lab.Tools(t, image.Out)
+	lines := boots.Boot(t, tools, lab.Guest{Disk: image.Path("cc-base.qcow2"), Key: image.Path("keys", "image.key")}, ready)
+	if !contains(lines, "not against the host") {
+		t.Error("the console does not say what the keys protect against")
+	}
+}
+
+func TestAWrongKeyIsRefused(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	key := filepath.Join(tmp, "wrong.key")
+	if err := os.WriteFile(key, []byte("bm90IHRoZSBrZXksIG5vdCBldmVuIG5lYXIgdG8gaXQ="), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, boots.Boot(t, tools, lab.Guest{Disk: image.Path("cc-base.qcow2"), Key: key}, ""), "cc-base: refused: CC0803")
+}
+
+func TestWithoutAKeyItIsRefused(t *testing.T) {
+	image := lab.Built(t)
+	tools, _ := lab.Tools(t, image.Out)
+	refused(t, boots.Boot(t, tools, lab.Guest{Disk: image.Path("cc-base.qcow2")}, ""), "cc-base: refused: CC0803")
+}
+
+func TestAnExtendedCommandLineIsRefused(t *testing.T) {
+	image := lab.Built(t)
+	tools, _ := lab.Tools(t, image.Out)
+	lines := boots.Boot(t, tools, lab.Guest{
+		Disk: image.Path("cc-base.qcow2"), Key: image.Path("keys", "image.key"),
+		// What a host can do without Secure Boot: systemd-stub appends it.
+		OEMStrings: []string{"io.systemd.stub.kernel-cmdline-extra=quiet"},
+	}, "")
+	refused(t, lines, "cc-base: refused: CC0801")
+}
+
+// root returns a raw copy of the image and where its root volume's plaintext
+// begins.
+func root(t *testing.T, image lab.Image, tools sh.Runner, tmp string) (raw string, p manifest.Partition, data int64) {
+	t.Helper()
+	raw = image.Raw(t, tools, tmp)
+	p, ok := image.Manifest.Disk.Partition("cc-root")
+	if !ok || p.Verity == nil {
+		t.Fatal("the image has no verity root")
+	}
+	data = p.Start
+	if p.Encrypted {
+		data += seal.HeaderSize
+	}
+	return raw, p, data
+}
+
+func TestAFlippedByteInRootDataThatTheBootReadsStopsIt(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	raw, _, data := root(t, image, tools, tmp)
+	lab.Flip(t, raw, data+1024) // the file system's superblock: always read
+	lines := boots.Boot(t, tools, lab.Guest{Disk: raw, Key: image.Path("keys", "image.key")}, "")
+	refused(t, lines, "dm-verity device corrupted")
+}
+
+func TestAFlippedByteInTheHashTreeStopsTheBoot(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	raw, p, data := root(t, image, tools, tmp)
+	lab.Flip(t, raw, data+p.Verity.HashOffset+seal.BlockSize) // the tree's top block, behind the superblock
+	lines := boots.Boot(t, tools, lab.Guest{Disk: raw, Key: image.Path("keys", "image.key")}, "")
+	refused(t, lines, "dm-verity device corrupted")
+}
+
+func TestReadingAllOfAnUntouchedImageFindsNothing(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	raw := image.Raw(t, tools, tmp)
+	image.WithCommandLine(t, tools, raw, image.Manifest.CommandLine+" cc.readall=1")
+	lines := boots.Boot(t, tools, lab.Guest{Disk: raw, Key: image.Path("keys", "image.key")}, ready)
+	if !contains(lines, "bytes match") {
+		t.Errorf("the guest did not read its volumes:\n%s", strings.Join(lines, "\n"))
+	}
+}
+
+// The byte lies in a block that a plain boot may never touch; the read that
+// meets it must fail all the same.
+func TestAFlippedByteElsewhereFailsTheReadThatMeetsIt(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	raw, p, data := root(t, image, tools, tmp)
+	image.WithCommandLine(t, tools, raw, image.Manifest.CommandLine+" cc.readall=1")
+	lab.Flip(t, raw, data+p.Verity.HashOffset/2)
+	lines := boots.Boot(t, tools, lab.Guest{Disk: raw, Key: image.Path("keys", "image.key")}, "")
+	if !contains(lines, "dm-verity device corrupted") {
+		t.Errorf("nothing noticed the byte:\n%s", strings.Join(lines, "\n"))
+	}
+	refused(t, lines)
+}
