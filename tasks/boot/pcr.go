@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"debug/pe"
 	"fmt"
+	"slices"
 	"strings"
 
 	"cc-base/tasks/fault"
@@ -62,8 +63,11 @@ func Sections(uki []byte) (map[string][]byte, error) {
 		if err != nil {
 			return nil, fault.New(fault.BootImage, fmt.Errorf("section %s: %w", s.Name, err))
 		}
-		if int(s.VirtualSize) < len(data) {
+		if uint64(s.VirtualSize) < uint64(len(data)) {
 			data = data[:s.VirtualSize]
+		} else if uint64(s.VirtualSize) > uint64(len(data)) && slices.Contains(measuredSections(), s.Name) {
+			// The stub would measure zeros that are not in the file.
+			return nil, fault.Newf(fault.BootImage, "section %s has %d bytes, its header says %d", s.Name, len(data), s.VirtualSize)
 		}
 		if _, twice := out[s.Name]; twice {
 			return nil, fault.Newf(fault.BootImage, "section %s is there twice", s.Name)

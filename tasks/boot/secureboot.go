@@ -2,12 +2,15 @@ package boot
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"debug/pe"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -15,6 +18,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/foxboron/go-uefi/authenticode"
@@ -47,7 +51,11 @@ func LoadOrMakeKey(dir, name string, notBefore time.Time) (key Key, made bool, e
 		return key, false, err
 	case errors.Is(keyErr, fs.ErrNotExist) && errors.Is(certErr, fs.ErrNotExist):
 		key, err = makeKey(keyFile, certFile, name, notBefore)
-		return key, true, err
+		return key, err == nil, err
+	case keyErr != nil && !errors.Is(keyErr, fs.ErrNotExist):
+		return Key{}, false, keyErr
+	case certErr != nil && !errors.Is(certErr, fs.ErrNotExist):
+		return Key{}, false, certErr
 	default:
 		return Key{}, false, fault.Newf(fault.BootImage, "of %s and %s only one is there; restore the other or move this one away", keyFile, certFile)
 	}
@@ -137,17 +145,26 @@ func writePEM(file, kind string, der []byte, mode os.FileMode) error {
 	return errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
 }
 
-// Sign returns the PE image with an Authenticode signature over it.
+// Sign returns the PE image with an Authenticode signature over it. An image
+// that is signed already is refused.
 //
 // The signature carries no authenticated attributes, so no signing time: RSA
 // with PKCS #1 v1.5 is deterministic, and the same image signed twice has the
-// same bytes. sbverify and OVMF (both OpenSSL's PKCS7_verify) accept that.
+// same bytes. sbverify and OVMF (both OpenSSL's PKCS7_verify) accept that; a
+// boot under OVMF_CODE_4M.secboot.fd with only our certificate enrolled started
+// the kernel, and refused the unsigned image.
 func Sign(image []byte, key Key) ([]byte, error) {
+	if err := signable(image); err != nil {
+		return nil, fault.New(fault.BootImage, err)
+	}
 	p, err := authenticode.Parse(bytes.NewReader(image))
 	if err != nil {
 		return nil, fault.New(fault.BootImage, err)
 	}
 	digest := p.Hash(crypto.SHA256)
+	if len(digest) != sha256.Size {
+		return nil, fault.Newf(fault.BootImage, "the image cannot be read in whole")
+	}
 	content, err := authenticode.CreateSpcIndirectDataContent(digest, crypto.SHA256)
 	if err != nil {
 		return nil, fault.New(fault.BootImage, err)
@@ -160,4 +177,52 @@ func Sign(image []byte, key Key) ([]byte, error) {
 		return nil, fault.New(fault.BootImage, err)
 	}
 	return p.Bytes(), nil
+}
+
+// signable checks what go-uefi takes for granted and would panic on, or hash
+// other bytes than the firmware: places and sizes within the file.
+func signable(image []byte) error {
+	f, err := pe.NewFile(bytes.NewReader(image))
+	if err != nil {
+		return fmt.Errorf("not a PE file: %w", err)
+	}
+	header, ok := f.OptionalHeader.(*pe.OptionalHeader64)
+	if !ok {
+		return errors.New("not a 64-bit PE image")
+	}
+	const certificates = 4 // data directory
+	if header.NumberOfRvaAndSizes <= certificates {
+		return errors.New("the PE header has no place for a signature")
+	}
+	if d := header.DataDirectory[certificates]; d.VirtualAddress != 0 || d.Size != 0 {
+		return errors.New("the image is signed already")
+	}
+	// From the DOS header's e_lfanew: signature, COFF header, optional header,
+	// sections of 40 bytes.
+	const dosHeader, sectionHeader = 64, 40
+	if len(image) < dosHeader || !bytes.HasPrefix(image, []byte("MZ")) {
+		return errors.New("no DOS header")
+	}
+	table := uint64(binary.LittleEndian.Uint32(image[60:])) + 4 + uint64(binary.Size(f.FileHeader)) +
+		uint64(f.SizeOfOptionalHeader) + sectionHeader*uint64(len(f.Sections))
+	end := uint64(header.SizeOfHeaders)
+	if table > end || end > uint64(len(image)) {
+		return fmt.Errorf("the headers of %d bytes are outside the file", end)
+	}
+	// The digest is of the sections in file order, then of what follows their
+	// sizes: with gaps or overlaps that is not the file.
+	sections := slices.Clone(f.Sections)
+	slices.SortFunc(sections, func(a, b *pe.Section) int { return cmp.Compare(a.Offset, b.Offset) })
+	for _, s := range sections {
+		if s.Size == 0 {
+			continue
+		}
+		if uint64(s.Offset) != end {
+			return fmt.Errorf("section %s begins at %d, not at %d", s.Name, s.Offset, end)
+		}
+		if end += uint64(s.Size); end > uint64(len(image)) {
+			return fmt.Errorf("section %s ends outside the file", s.Name)
+		}
+	}
+	return nil
 }

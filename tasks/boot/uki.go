@@ -18,6 +18,10 @@ import (
 // tree carries it (systemd-boot-efi).
 const stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
+// maxCommandLine is what an x86 kernel keeps; it cuts the rest off without a
+// word (COMMAND_LINE_SIZE in arch/x86/include/asm/setup.h, less the final NUL).
+const maxCommandLine = 2047
+
 // UKI is what goes into a unified kernel image.
 type UKI struct {
 	Kernel      string // vmlinuz
@@ -33,6 +37,9 @@ type UKI struct {
 func BuildUKI(ctx context.Context, run sh.Runner, u UKI, out string) error {
 	if strings.ContainsAny(u.CommandLine, "\n\x00") || u.CommandLine != strings.TrimSpace(u.CommandLine) {
 		return fault.Newf(fault.BootImage, "the command line is not one trimmed line")
+	}
+	if len(u.CommandLine) > maxCommandLine {
+		return fault.Newf(fault.BootImage, "the command line of %d bytes is longer than the %d that the kernel keeps", len(u.CommandLine), maxCommandLine)
 	}
 	// ukify takes "@file" for what would otherwise be subject to its own
 	// interpretation; the file has no line end, because the section's bytes

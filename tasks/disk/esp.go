@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-	"time"
 
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
@@ -38,8 +37,8 @@ const minESP = 64 * MiB
 // Without a size it chooses room for twice the content, so that an update can
 // write the new UKI beside the old one. mkfs.vfat and mtools write it: go-diskfs
 // makes directories whose ".." entry fsck.vfat rejects, and is a hundred times
-// slower on large files.
-func BuildESP(ctx context.Context, run sh.Runner, e ESP, image string) (int64, error) {
+// slower on large files. On failure image is removed.
+func BuildESP(ctx context.Context, run sh.Runner, e ESP, image string) (_ int64, err error) {
 	content, err := e.contentSize()
 	if err != nil {
 		return 0, err
@@ -48,13 +47,19 @@ func BuildESP(ctx context.Context, run sh.Runner, e ESP, image string) (int64, e
 	if size == 0 {
 		size = max(minESP, roundUp(2*content+8*MiB, 8*MiB))
 	}
-	if size < minESP || size < content+4*MiB {
+	// Two tables of 4 bytes for each cluster of 512 take a 64th of the whole.
+	if need := max(minESP, roundUp(content+content/63+4*MiB, MiB)); size < need {
 		return 0, fault.Newf(fault.VolumeTooBig, "the boot partition of %d MiB cannot hold %d MiB of files; at least %d MiB are needed",
-			size/MiB, content/MiB, max(minESP, roundUp(content+4*MiB, MiB))/MiB)
+			size/MiB, roundUp(content, MiB)/MiB, need/MiB)
 	}
 	if err := os.WriteFile(image, nil, 0o644); err != nil {
 		return 0, err
 	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(image)
+		}
+	}()
 	if err := os.Truncate(image, size); err != nil {
 		return 0, err
 	}
@@ -67,13 +72,9 @@ func BuildESP(ctx context.Context, run sh.Runner, e ESP, image string) (int64, e
 		steps = append(steps, sh.Cmd{Name: "mmd", Args: []string{"-i", image, "::" + dir}})
 	}
 	for _, dst := range e.destinations() {
-		src := e.Files[dst]
-		// mcopy -m keeps the source's time stamp, which must be the image's.
-		t := time.Unix(e.Epoch, 0)
-		if err := os.Chtimes(src, t, t); err != nil {
-			return 0, err
-		}
-		steps = append(steps, sh.Cmd{Name: "mcopy", Args: []string{"-m", "-i", image, src, "::" + dst}})
+		// Without -m every time in the entry is SOURCE_DATE_EPOCH, not the
+		// source file's.
+		steps = append(steps, sh.Cmd{Name: "mcopy", Args: []string{"-i", image, e.Files[dst], "::" + dst}})
 	}
 	steps = append(steps, sh.Cmd{Name: "fsck.vfat", Args: []string{"-n", image}})
 	for _, s := range steps {

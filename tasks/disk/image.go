@@ -27,7 +27,8 @@ type Volume struct {
 
 // Assemble writes a raw disk image with the volumes in order, each at a
 // multiple of 1 MiB, and returns its description. Blocks of zeros stay holes.
-func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (manifest.Disk, error) {
+// On failure raw is removed.
+func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (_ manifest.Disk, err error) {
 	d := manifest.Disk{GUID: guid, SectorSize: layout.Sector}
 	table := layout.Table{GUID: guid}
 	next := int64(layout.Align)
@@ -46,7 +47,10 @@ func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (manifest
 			size = roundUp(content, layout.Align)
 		}
 		size = roundUp(size, layout.Align)
-		if size < content || size == 0 {
+		switch {
+		case size == 0:
+			problems = append(problems, fmt.Errorf("%s: there is neither content nor a size", v.Label))
+		case size < content:
 			problems = append(problems, fmt.Errorf("%s: %d MiB is below the %d MiB that the content needs", v.Label, size/MiB, roundUp(content, MiB)/MiB))
 		}
 		d.Partitions = append(d.Partitions, manifest.Partition{
@@ -69,7 +73,11 @@ func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (manifest
 	if err != nil {
 		return d, err
 	}
-	defer f.Close()
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			_ = os.Remove(raw)
+		}
+	}()
 	if err := f.Truncate(d.VirtualSize); err != nil {
 		return d, err
 	}
@@ -78,7 +86,7 @@ func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (manifest
 			continue
 		}
 		p := &d.Partitions[i]
-		if p.SHA256, err = place(ctx, f, p.Start, volumes[i].Content); err != nil {
+		if p.SHA256, err = place(ctx, f, p.Start, p.ContentSize, volumes[i].Content); err != nil {
 			return d, fmt.Errorf("%s: %w", p.Label, err)
 		}
 	}
@@ -88,9 +96,9 @@ func Assemble(ctx context.Context, raw, guid string, volumes []Volume) (manifest
 	return d, f.Sync()
 }
 
-// place copies file into f at offset, leaving blocks of zeros as holes, and
-// returns the digest of all bytes.
-func place(ctx context.Context, f *os.File, offset int64, file string) (string, error) {
+// place copies file, which has size bytes, into f at offset, leaving blocks of
+// zeros as holes, and returns the digest of all bytes.
+func place(ctx context.Context, f *os.File, offset, size int64, file string) (string, error) {
 	in, err := os.Open(file)
 	if err != nil {
 		return "", err
@@ -98,11 +106,15 @@ func place(ctx context.Context, f *os.File, offset int64, file string) (string, 
 	defer in.Close()
 	sum := sha256.New()
 	buf := make([]byte, MiB)
+	end := offset + size
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		n, err := io.ReadFull(in, buf)
+		if offset+int64(n) > end {
+			return "", fault.Newf(fault.DiskImage, "%s has grown while it was copied", file)
+		}
 		if n > 0 {
 			sum.Write(buf[:n])
 			if !zero(buf[:n]) {
@@ -113,6 +125,9 @@ func place(ctx context.Context, f *os.File, offset int64, file string) (string, 
 			offset += int64(n)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if offset != end {
+				return "", fault.Newf(fault.DiskImage, "%s has shrunk while it was copied", file)
+			}
 			return hex.EncodeToString(sum.Sum(nil)), nil
 		}
 		if err != nil {
@@ -140,6 +155,15 @@ func Qcow2(ctx context.Context, run sh.Runner, raw, out string) error {
 	}
 	if err := sh.Do(ctx, run, "qemu-img", "check", "-q", part); err != nil {
 		return fault.New(fault.DiskImage, err)
+	}
+	// On the medium before it has its name: a power cut must not leave a name
+	// for bytes that are not there.
+	f, err := os.OpenFile(part, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
 	}
 	return os.Rename(part, out)
 }

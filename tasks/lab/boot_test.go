@@ -8,6 +8,7 @@ package lab_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -149,4 +150,28 @@ func TestAFlippedByteElsewhereFailsTheReadThatMeetsIt(t *testing.T) {
 		t.Errorf("nothing noticed the byte:\n%s", strings.Join(lines, "\n"))
 	}
 	refused(t, lines)
+}
+
+// The way a user goes: unpack the tarball, run its install.sh on a disk, boot
+// that disk. The disk is a file, as large as a small real one.
+func TestWhatTheInstallerWritesBoots(t *testing.T) {
+	image := lab.Built(t)
+	tools, tmp := lab.Tools(t, image.Out)
+	if out, err := exec.Command("tar", "-C", tmp, "-xzf", image.Path("nvidia-cc-installer.tar.gz")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	target := filepath.Join(tmp, "target.raw")
+	if err := os.WriteFile(target, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(target, 4<<30); err != nil {
+		t.Fatal(err)
+	}
+	install := filepath.Join(tmp, "installer", "install.sh")
+	for _, args := range [][]string{{target, "--allow-file", "--allow-plain", "--yes"}, {"--verify", target, "--allow-file"}} {
+		if out, err := exec.Command(install, args...).CombinedOutput(); err != nil {
+			t.Fatalf("install.sh %v: %v\n%s", args, err, out)
+		}
+	}
+	boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "installer", "image.key")}, ready)
 }

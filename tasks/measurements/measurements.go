@@ -52,12 +52,18 @@ func Of(uki []byte, m manifest.Manifest) (Document, error) {
 	if err != nil {
 		return Document{}, err
 	}
+	for _, name := range []string{".linux", ".initrd", ".cmdline"} {
+		if len(sections[name]) == 0 {
+			return Document{}, fault.Newf(fault.BootImage, "the UKI has no %s", name)
+		}
+	}
 	if string(sections[".cmdline"]) != m.CommandLine {
 		return Document{}, fault.Newf(fault.BootImage, "the UKI's command line is not the manifest's")
 	}
 	d := Document{
 		Schema: Schema, Name: m.Name, Profile: m.Profile, CommandLine: m.CommandLine,
 		UKI: digest(uki), Kernel: digest(sections[".linux"]), Initrd: digest(sections[".initrd"]), Cmdline: digest(sections[".cmdline"]),
+		Firmware: []Firmware{},
 	}
 	phases := []string{"enter-initrd", "leave-initrd", "sysinit", "ready"}
 	for n := 0; n <= len(phases); n++ {

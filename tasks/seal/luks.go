@@ -27,6 +27,10 @@ type Encryption struct {
 // (cryptsetup's default: two copies of metadata and the keyslot area).
 const HeaderSize = 16 << 20
 
+// minKey is the shortest passphrase in bytes: the cheapest key derivation is
+// sound only for one that cannot be guessed.
+const minKey = 32
+
 // SectorSize is the encryption sector in bytes: the file system's block, 30 %
 // faster than 512 in the kernel and in cryptsetup.
 const SectorSize = 4096
@@ -43,6 +47,9 @@ const SectorSize = 4096
 // moving the data up by the header, and wants twice the header's size free at
 // the end to do so without a second file.
 func Encrypt(ctx context.Context, run sh.Runner, image string, key []byte, e Encryption) error {
+	if len(key) < minKey {
+		return fault.Newf(fault.Sealing, "a passphrase of %d bytes is too short; at least %d random ones are needed", len(key), minKey)
+	}
 	info, err := os.Stat(image)
 	if err != nil {
 		return err
@@ -80,7 +87,8 @@ func Encrypt(ctx context.Context, run sh.Runner, image string, key []byte, e Enc
 func ImageKey(file string) (key []byte, made bool, err error) {
 	key, err = os.ReadFile(file)
 	if err == nil {
-		if len(key) < 32 {
+		if len(key) < minKey {
+			Wipe(key)
 			return nil, false, fault.Newf(fault.Sealing, "%s is too short for an image key; move it away to have a new one made", file)
 		}
 		return key, false, nil
@@ -102,7 +110,12 @@ func ImageKey(file string) (key []byte, made bool, err error) {
 		return nil, false, err
 	}
 	_, err = f.Write(key)
-	return key, true, errors.Join(err, f.Sync(), f.Close())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		// Nothing is sealed with it yet; half a key would block the next build.
+		Wipe(key)
+		return nil, false, errors.Join(err, os.Remove(file))
+	}
+	return key, true, nil
 }
 
 // Wipe overwrites a secret in memory.

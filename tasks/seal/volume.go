@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,7 +52,23 @@ func Build(ctx context.Context, run sh.Runner, v Volume, image string) (manifest
 			return manifest.Verity{}, err
 		}
 	}
-	return verity, os.Rename(part, image)
+	if err := flush(part); err != nil {
+		return manifest.Verity{}, err
+	}
+	if err := os.Rename(part, image); err != nil {
+		return manifest.Verity{}, err
+	}
+	return verity, nil
+}
+
+// flush writes file to the medium, so that a rename never names bytes that a
+// power cut loses.
+func flush(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // namespace is the root of every identifier that a build derives: the UUID of

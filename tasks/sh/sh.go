@@ -159,7 +159,7 @@ func (h Host) Run(ctx context.Context, c Cmd) error {
 	cmd.WaitDelay = grace
 
 	if h.Log != nil {
-		fmt.Fprintf(h.Log, "+ %s %s\n", c.Name, strings.Join(c.Args, " "))
+		fmt.Fprintf(h.Log, "+ %s\n", line(c))
 	}
 	err := cmd.Run()
 	if cmd.Process != nil && ctx.Err() != nil {
@@ -170,6 +170,19 @@ func (h Host) Run(ctx context.Context, c Cmd) error {
 		return nil
 	}
 	return fault.New(fault.Command, newError(ctx, c.Name, err, tail.lines()))
+}
+
+// line renders a command for the log; a script given as an argument would
+// drown the rest.
+func line(c Cmd) string {
+	words := []string{c.Name}
+	for _, a := range c.Args {
+		if strings.Contains(a, "\n") {
+			a = "…"
+		}
+		words = append(words, a)
+	}
+	return strings.Join(words, " ")
 }
 
 func newError(ctx context.Context, name string, err error, tail []string) *Error {
