@@ -17,7 +17,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -130,7 +129,7 @@ func Open(o Options) (b *Build, closeBuild func(), err error) {
 		unlock()
 		return nil, nil, err
 	}
-	b.log = &log{to: o.Stderr, file: file, began: time.Now()}
+	b.log = newLog(o.Stderr, file)
 	b.Host = sh.Host{Log: file}
 	if o.Verbose {
 		b.Host.Verbose = o.Stderr

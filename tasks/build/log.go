@@ -4,21 +4,100 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
+
+	"golang.org/x/term"
 )
 
 // log prints events: one line each on stderr, the same with a time in the log
-// file.
+// file. On a terminal the line below the last event shows that the running
+// stage is alive; anywhere else there are events and nothing more.
 type log struct {
-	to    io.Writer
-	file  *os.File
-	began time.Time
+	to       io.Writer
+	file     io.Writer
+	terminal bool
+
+	mu   sync.Mutex
+	live bool // the last thing on the terminal is a progress line
+}
+
+func newLog(to io.Writer, file io.Writer) *log {
+	f, ok := to.(*os.File)
+	return &log{to: to, file: file, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
 func (l *log) event(stage, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wipe()
 	fmt.Fprintf(l.to, "%s: %s\n", stage, text)
 	fmt.Fprintf(l.file, "# %s %s: %s\n", time.Now().UTC().Format(time.RFC3339), stage, text)
+}
+
+// wipe removes the progress line.
+func (l *log) wipe() {
+	if l.live {
+		fmt.Fprint(l.to, "\r\x1b[K")
+		l.live = false
+	}
+}
+
+// tick is how often the progress line is renewed.
+const tick = 500 * time.Millisecond
+
+// running shows the stage's time on a terminal until stop is called, next to
+// what it took the last time, when that is known.
+func (l *log) running(stage string, last time.Duration) (stop func()) {
+	if !l.terminal {
+		return func() {}
+	}
+	began, done, gone := time.Now(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		t := time.NewTicker(tick)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+				l.mu.Lock()
+				l.wipe()
+				fmt.Fprintf(l.to, "%s", progress(stage, time.Since(began), last))
+				l.live = true
+				l.mu.Unlock()
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-gone
+		l.mu.Lock()
+		l.wipe()
+		l.mu.Unlock()
+	}
+}
+
+// progressWidth is the length of the bar in characters.
+const progressWidth = 24
+
+// progress renders one progress line. The bar never fills by itself: the last
+// run's time is a guess about this one.
+func progress(stage string, now, last time.Duration) string {
+	if last < time.Second {
+		return fmt.Sprintf("%s: %.0f s", stage, now.Seconds())
+	}
+	full := min(int(float64(progressWidth)*now.Seconds()/last.Seconds()), progressWidth-1)
+	bar := make([]byte, progressWidth)
+	for i := range bar {
+		bar[i] = ' '
+		if i < full {
+			bar[i] = '='
+		}
+	}
+	return fmt.Sprintf("%s: [%s] %.0f s, last time %.0f s", stage, bar, now.Seconds(), last.Seconds())
 }
 
 // size renders bytes as people say them: 345 MB.

@@ -70,7 +70,10 @@ func (b *Build) one(ctx context.Context, s stage) error {
 	if err := os.Remove(b.recordFile(s.name)); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if err := s.run(ctx, b); err != nil {
+	stop := b.log.running(s.name, old.took())
+	err = s.run(ctx, b)
+	stop()
+	if err != nil {
 		return err
 	}
 	// Running it may have made what it reads, such as a key.

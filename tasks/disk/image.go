@@ -9,8 +9,8 @@ import (
 	"io"
 	"os"
 
-	"cc-base/tasks/layout"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"
 )

@@ -12,6 +12,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -95,10 +96,27 @@ func Render(err error) string {
 		return b.String()
 	}
 	fmt.Fprintf(&b, "\ncode: %s (explain with `mage explain %s`)", e.Code, e.Code)
-	for inner := error(e); inner != nil; inner = errors.Unwrap(inner) {
-		if f, ok := inner.(*Error); ok && f.hint != "" {
-			fmt.Fprintf(&b, "\nhint: %s", f.hint)
-		}
+	for _, hint := range hints(err, nil) {
+		fmt.Fprintf(&b, "\nhint: %s", hint)
 	}
 	return b.String()
+}
+
+// hints collects the hints of err's whole tree, joined errors included, each
+// once.
+func hints(err error, found []string) []string {
+	if f, ok := err.(*Error); ok && f.hint != "" && !slices.Contains(found, f.hint) {
+		found = append(found, f.hint)
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapper.Unwrap(); inner != nil {
+			found = hints(inner, found)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			found = hints(inner, found)
+		}
+	}
+	return found
 }

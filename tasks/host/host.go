@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,38 +49,57 @@ func programs(root bool) []program {
 // Check returns every problem at once, or nil. As root it first installs the
 // packages that are missing.
 func Check(ctx context.Context, run sh.Runner, n Needs, say func(format string, args ...any)) error {
-	root := os.Geteuid() == 0
-	missing := missing(n, root, exec.LookPath, exists)
-	if len(missing) > 0 && root {
-		say("installing %s", strings.Join(missing, " "))
-		if err := install(ctx, run, missing); err != nil {
+	return this().check(ctx, run, n, say)
+}
+
+// machine is what the check asks of the machine, so that tests can be another.
+type machine struct {
+	uid    int
+	look   func(program string) (string, error)
+	exists func(path string) bool
+	read   func(file string) ([]byte, error)
+	user   func() (*user.User, error)
+	free   func(dir string) (int64, error) // bytes
+}
+
+func this() machine {
+	return machine{os.Geteuid(), exec.LookPath, exists, os.ReadFile, user.Current, free}
+}
+
+func (m machine) check(ctx context.Context, run sh.Runner, n Needs, say func(format string, args ...any)) error {
+	root := m.uid == 0
+	lacks := missing(n, root, m.look, m.exists)
+	if len(lacks) > 0 && root {
+		say("installing %s", strings.Join(lacks, " "))
+		if err := install(ctx, run, lacks); err != nil {
 			return err
 		}
-		missing = nil
+		lacks = missing(n, root, m.look, m.exists)
 	}
 	var errs []error
-	if len(missing) > 0 {
-		errs = append(errs, fault.Newf(fault.HostTools, "these packages are missing on this machine: %s", strings.Join(missing, " ")).
-			Hint("run: %s", command(missing, root)))
+	if len(lacks) > 0 {
+		errs = append(errs, fault.Newf(fault.HostTools, "these packages are missing on this machine: %s", strings.Join(lacks, " ")).
+			Hint("run: %s", command(lacks, root)))
 	}
 	if err := toolbox.Probe(ctx, run); err != nil {
 		errs = append(errs, err)
 	}
 	if !root {
-		if err := subIDs(); err != nil {
+		if err := m.subIDs(); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	if err := space(n.Dir, n.Space); err != nil {
+	if err := m.space(n.Dir, n.Space); err != nil {
 		errs = append(errs, err)
 	}
-	if err := memory(n.Memory); err != nil {
+	if err := m.memory(n.Memory); err != nil {
 		errs = append(errs, err)
 	}
 	return join(errs)
 }
 
-// join keeps a single coded error as it is, and all hints of several.
+// join keeps a single error as it is. Several get the code of the first that
+// has one; fault.Render shows the hints of all.
 func join(errs []error) error {
 	switch len(errs) {
 	case 0:
@@ -87,21 +107,11 @@ func join(errs []error) error {
 	case 1:
 		return errs[0]
 	}
-	var hints []string
-	for _, err := range errs {
-		hints = append(hints, hintsOf(err)...)
+	all := errors.Join(errs...)
+	if coded := fault.Of(all); coded != nil {
+		return fault.New(coded.Code, all)
 	}
-	return fault.New(fault.Of(errs[0]).Code, errors.Join(errs...)).Hint("%s", strings.Join(hints, "; then "))
-}
-
-func hintsOf(err error) []string {
-	var out []string
-	for _, line := range strings.Split(fault.Render(err), "\n") {
-		if h, ok := strings.CutPrefix(line, "hint: "); ok {
-			out = append(out, h)
-		}
-	}
-	return out
+	return all
 }
 
 func exists(path string) bool {
@@ -146,16 +156,16 @@ func install(ctx context.Context, run sh.Runner, pkgs []string) error {
 }
 
 // subIDs checks that mmdebstrap's unshare mode has a range of users to map.
-func subIDs() error {
-	u, err := user.Current()
+func (m machine) subIDs() error {
+	u, err := m.user()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
-		data, err := os.ReadFile(file)
-		if err != nil || !hasRange(string(data), u.Username, u.Uid) {
-			errs = append(errs, fmt.Errorf("%s has no range for %s", file, u.Username))
+		data, err := m.read(file)
+		if err != nil || !hasRange(string(data), u.Username) {
+			errs = append(errs, fmt.Errorf("%s has no range of %d for %s", file, ids, u.Username))
 		}
 	}
 	if len(errs) == 0 {
@@ -165,33 +175,53 @@ func subIDs() error {
 		Hint("run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", u.Username)
 }
 
-func hasRange(text, name, uid string) bool {
+// ids is how many users a Debian tree needs: nobody is 65534.
+const ids = 65536
+
+// hasRange reads /etc/subuid as mmdebstrap does, which takes the first line of
+// the user's name, and no line of the number (mmdebstrap 1.3.5,
+// read_subuid_subgid).
+func hasRange(text, name string) bool {
 	for _, line := range strings.Split(text, "\n") {
 		f := strings.Split(line, ":")
-		if len(f) == 3 && (f[0] == name || f[0] == uid) {
-			return true
+		if f[0] != name {
+			continue
 		}
+		if len(f) != 3 {
+			return false
+		}
+		_, err := strconv.ParseUint(f[1], 10, 32)
+		count, err2 := strconv.ParseUint(f[2], 10, 33)
+		return err == nil && err2 == nil && count >= ids
 	}
 	return false
 }
 
-func space(dir string, need int64) error {
-	for !exists(dir) && dir != "/" {
-		dir = filepath.Dir(dir)
-	}
+func free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
+		return 0, fmt.Errorf("%s: %w", dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < need {
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+func (m machine) space(dir string, need int64) error {
+	for !m.exists(dir) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	free, err := m.free(dir)
+	if err != nil {
+		return err
+	}
+	if free < need {
 		return fault.Newf(fault.HostSpace, "%s has %.1f GB free, the build needs %.1f GB", dir, float64(free)/1e9, float64(need)/1e9).
 			Hint("free some space, or set CC_OUT_DIR to a folder on a larger disk")
 	}
 	return nil
 }
 
-func memory(need int64) error {
-	data, err := os.ReadFile("/proc/meminfo")
+func (m machine) memory(need int64) error {
+	data, err := m.read("/proc/meminfo")
 	if err != nil {
 		return err
 	}

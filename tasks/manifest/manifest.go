@@ -10,12 +10,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"path"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"unicode"
 )
 
 // Schema is the version of the format. A reader refuses any other.
 const Schema = 1
+
+// Name is the product's, in every manifest.
+const Name = "cc-base"
 
 // Manifest describes one image.
 type Manifest struct {
@@ -101,8 +108,15 @@ func (m Manifest) Encode() ([]byte, error) {
 // Read decodes and checks a manifest. It is strict: a field that this program
 // does not know would be one whose promise it cannot check.
 func Read(r io.Reader) (Manifest, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxSize+1))
+	if err != nil {
+		return Manifest{}, fmt.Errorf("manifest: %w", err)
+	}
+	if len(raw) > maxSize {
+		return Manifest{}, fmt.Errorf("manifest: larger than %d bytes", maxSize)
+	}
 	var m Manifest
-	dec := json.NewDecoder(r)
+	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&m); err != nil {
 		return Manifest{}, fmt.Errorf("manifest: %w", err)
@@ -110,12 +124,25 @@ func Read(r io.Reader) (Manifest, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return Manifest{}, errors.New("manifest: data after the end")
 	}
-	return m, m.check()
+	if err := m.check(); err != nil {
+		return Manifest{}, err
+	}
+	// encoding/json takes a key twice, in any case, and null for anything;
+	// another reader of the same file would see another manifest.
+	if same, err := m.Encode(); err != nil || !bytes.Equal(same, raw) {
+		return Manifest{}, errors.New("manifest: not in the form that the build writes")
+	}
+	return m, nil
 }
+
+// maxSize bounds what Read takes into memory; a manifest has a few KiB.
+const maxSize = 4 << 20
 
 var (
 	digest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	guid   = regexp.MustCompile(`^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
+	salt   = regexp.MustCompile(`^([0-9a-f]{2}){1,256}$`)
+	label  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,35}$`) // a GPT name has 36 UTF-16 units
 )
 
 func (m Manifest) check() error {
@@ -124,45 +151,77 @@ func (m Manifest) check() error {
 	if m.Schema != Schema {
 		fail("schema %d, this program reads %d", m.Schema, Schema)
 	}
+	if m.Name != Name {
+		fail("name %q, expected %s", m.Name, Name)
+	}
+	if m.SourceDateEpoch < 0 {
+		fail("source date epoch %d", m.SourceDateEpoch)
+	}
+	if !localFile(m.Disk.File) || strings.Contains(m.Disk.File, "/") {
+		fail("disk file %q", m.Disk.File)
+	}
 	if !guid.MatchString(m.Disk.GUID) {
 		fail("disk GUID %q", m.Disk.GUID)
 	}
-	if m.Disk.SectorSize != 512 {
-		fail("sector size %d, only 512 is built", m.Disk.SectorSize)
+	if m.Disk.SectorSize != sector {
+		fail("sector size %d, only %d is built", m.Disk.SectorSize, sector)
+	}
+	if m.Disk.VirtualSize <= 0 || m.Disk.VirtualSize%sector != 0 {
+		fail("disk of %d bytes", m.Disk.VirtualSize)
 	}
 	end := int64(0)
-	for _, p := range m.Disk.Partitions {
+	seen := map[string]bool{}
+	for i, p := range m.Disk.Partitions {
+		if !label.MatchString(p.Label) || seen[p.Label] {
+			fail("partition %q: malformed or repeated label", p.Label)
+		}
+		if p.Number <= 0 || (i > 0 && p.Number <= m.Disk.Partitions[i-1].Number) {
+			fail("partition %s: number %d out of order", p.Label, p.Number)
+		}
+		if p.GUID == m.Disk.GUID || seen[p.GUID] {
+			fail("partition %s: repeated GUID", p.Label)
+		}
+		seen[p.Label], seen[p.GUID] = true, true
 		if !guid.MatchString(p.GUID) || !guid.MatchString(p.TypeGUID) {
 			fail("partition %s: malformed GUID", p.Label)
 		}
-		if p.Start < end || p.Size <= 0 || p.Start%m.sector() != 0 || p.Size%m.sector() != 0 {
+		if p.Start < end || p.Size <= 0 || p.Size > math.MaxInt64-max(p.Start, 0) || p.Start%sector != 0 || p.Size%sector != 0 {
 			fail("partition %s: bad extent %d+%d", p.Label, p.Start, p.Size)
+			continue
 		}
+		end = p.Start + p.Size
 		if p.ContentSize < 0 || p.ContentSize > p.Size {
 			fail("partition %s: content of %d bytes in %d", p.Label, p.ContentSize, p.Size)
 		}
 		if p.ContentSize > 0 && !digest.MatchString(p.SHA256) {
 			fail("partition %s: malformed sha256", p.Label)
 		}
-		if p.Verity != nil && (!digest.MatchString(p.Verity.RootHash) || p.Verity.HashOffset <= 0) {
+		if p.ContentSize == 0 && p.SHA256 != "" {
+			fail("partition %s: sha256 of no content", p.Label)
+		}
+		if v := p.Verity; v != nil && (!digest.MatchString(v.RootHash) || !salt.MatchString(v.Salt) || v.HashOffset <= 0 || v.HashOffset >= p.ContentSize) {
 			fail("partition %s: malformed verity", p.Label)
 		}
-		end = p.Start + p.Size
 	}
 	if end > m.Disk.VirtualSize {
 		fail("partitions end at %d, the disk at %d", end, m.Disk.VirtualSize)
 	}
-	for _, f := range m.Files {
-		if !filepath.IsLocal(f.Path) || !digest.MatchString(f.SHA256) || f.Size < 0 {
+	for i, f := range m.Files {
+		if i > 0 && f.Path <= m.Files[i-1].Path {
+			fail("file %q: out of order", f.Path)
+		}
+		if !localFile(f.Path) || !digest.MatchString(f.SHA256) || f.Size < 0 {
 			fail("file %q: malformed entry", f.Path)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (m Manifest) sector() int64 {
-	if m.Disk.SectorSize > 0 {
-		return m.Disk.SectorSize
-	}
-	return 512
+// sector is the only sector size that is built, in bytes.
+const sector = 512
+
+// localFile tells whether a path names a file below the folder that it is
+// joined to, in its only spelling.
+func localFile(p string) bool {
+	return filepath.IsLocal(p) && path.Clean(p) == p && p != "." && !strings.ContainsFunc(p, unicode.IsControl)
 }

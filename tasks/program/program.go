@@ -19,7 +19,9 @@ func Build(ctx context.Context, run sh.Runner, repo, pkg, out string) error {
 		Name: "go",
 		Args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", part, pkg},
 		Dir:  repo,
-		Env:  append(moduleEnv(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS="),
+		// An empty GOFLAGS would let the one of `go env -w` through
+		// (go1.26 cmd/go/internal/cfg Getenv).
+		Env: append(moduleEnv(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=-trimpath"),
 	})
 	if err != nil {
 		return err

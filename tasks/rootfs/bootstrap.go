@@ -7,7 +7,9 @@ package rootfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sort"
 	"strings"
@@ -39,27 +41,31 @@ type Spec struct {
 // such range. Both write the same bytes. The tar goes through our own
 // descriptor: in unshare mode the writer is a user who may not enter the
 // output folder.
+//
+// tarFile appears whole or not at all.
 func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) ([]bundle.Package, error) {
-	out, err := os.OpenFile(tarFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-	if err != nil {
+	// A list of an earlier run must not pass for this one's.
+	if err := os.RemoveAll(listFile); err != nil {
 		return nil, err
 	}
-	defer out.Close()
-	err = run.Run(ctx, sh.Cmd{
-		Name:   "mmdebstrap",
-		Args:   arguments(spec, os.Geteuid() == 0, listFile),
-		Env:    []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"},
-		Stdout: out,
+	var packages []bundle.Package
+	err := write(tarFile, func(out io.Writer) error {
+		err := run.Run(ctx, sh.Cmd{
+			Name:   "mmdebstrap",
+			Args:   arguments(spec, os.Geteuid() == 0, listFile),
+			Env:    []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"},
+			Stdout: out,
+		})
+		if err != nil {
+			return fault.New(fault.Bootstrap, err).Hint("the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf")
+		}
+		if packages, err = ReadPackages(listFile); err != nil {
+			return fault.New(fault.Bootstrap, err)
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, fault.New(fault.Bootstrap, err).Hint("the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf")
-	}
-	if err := out.Sync(); err != nil {
-		return nil, err
-	}
-	packages, err := ReadPackages(listFile)
-	if err != nil {
-		return nil, fault.New(fault.Bootstrap, err)
+		return nil, errors.Join(err, os.RemoveAll(listFile))
 	}
 	return packages, nil
 }
@@ -109,8 +115,9 @@ func arguments(spec Spec, root bool, listFile string) []string {
 	return append(args, spec.Sources...)
 }
 
-// quote makes one word of mmdebstrap's hook language, which splits like a
-// shell (Text::ParseWords).
+// quote makes one word both of a shell and of mmdebstrap's own hooks, which
+// Text::ParseWords splits. The latter lets a backslash hide the closing quote
+// (perl 5.36 Text/ParseWords.pm), so neither stands inside quotes.
 func quote(s string) string {
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return "'" + strings.NewReplacer("'", `'\''`, `\`, `'\\'`).Replace(s) + "'"
 }

@@ -195,6 +195,9 @@ func (m *merger) copyBase(ctx context.Context, in io.Reader, drop func(string) b
 			if (h.Typeflag == tar.TypeDir) != (e.Type == tar.TypeDir) {
 				return fault.Newf(fault.Overlay, "%s: %s: would replace a directory of the distribution by something else, or the reverse", e.layer, p)
 			}
+			if _, done := m.seen[p]; done {
+				continue // as a parent, or the archive has the path twice
+			}
 			if err := m.write(e); err != nil {
 				return err
 			}
@@ -208,6 +211,9 @@ func (m *merger) copyBase(ctx context.Context, in io.Reader, drop func(string) b
 			h.Name = "./"
 		}
 		if h.Typeflag == tar.TypeLink {
+			if err := m.hardLink(p, path.Clean("/"+h.Linkname)); err != nil {
+				return err
+			}
 			h.Linkname = strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")
 		}
 		h.Uname, h.Gname = "", ""
@@ -224,6 +230,18 @@ func (m *merger) copyBase(ctx context.Context, in io.Reader, drop func(string) b
 		}
 		m.seen[p] = h.Typeflag
 	}
+}
+
+// hardLink refuses a second name of a file whose first name a layer replaces,
+// since it would take on the layer's content, or that stays out.
+func (m *merger) hardLink(p, target string) error {
+	if e, ok := m.top[target]; ok {
+		return fault.Newf(fault.Overlay, "%s: %s: the distribution has the same file as %s; replace both", e.layer, target, p)
+	}
+	if _, ok := m.seen[target]; !ok {
+		return fault.Newf(fault.Overlay, "%s: is a hard link to %s, which is not in the image", p, target)
+	}
+	return nil
 }
 
 // addRest writes the layers' entries that replaced nothing, in path order.
@@ -288,7 +306,7 @@ func (m *merger) parents(e layered) error {
 		if ok && t != tar.TypeDir {
 			// /bin, /lib, /sbin are links into /usr: mkfs.erofs would drop
 			// what is written through them.
-			return fault.Newf(fault.Overlay, "%s: %s: %s is not a directory in the distribution; write the path behind the link", e.layer, e.Path, dir)
+			return fault.Newf(fault.Overlay, "%s: %s: %s is not a directory; write the path behind the link", e.layer, e.Path, dir)
 		}
 	}
 	var missing []string

@@ -29,21 +29,23 @@ func (m Mirror) String() string {
 // so that a build fetches from where the machine already fetches. A machine of
 // another distribution has none: the zero Mirror is returned.
 func HostMirror(ctx context.Context, run sh.Runner, d Distribution) (Mirror, error) {
-	text, err := sh.Text(ctx, run, "apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages").String()
+	text, err := sh.Text(ctx, run, "apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(RELEASE)|$(REPO_URI)", "Created-By: Packages").String()
 	if err != nil {
 		return Mirror{}, fmt.Errorf("reading the host's apt configuration: %w", err)
 	}
 	return pickMirror(text, d), nil
 }
 
-// pickMirror chooses from lines of origin|label|URI. Origin and label are
-// empty before the machine's first apt-get update; then the URI's last element
-// decides.
+// pickMirror chooses from lines of origin|label|release|URI. Origin and label
+// are empty before the machine's first apt-get update; then the URI's last
+// element decides. Ubuntu's security archive has the label and the last element
+// of the main one: there the release tells them apart.
 func pickMirror(lines string, d Distribution) Mirror {
 	var m Mirror
 	for _, line := range strings.Split(lines, "\n") {
 		origin, rest, _ := strings.Cut(line, "|")
-		label, uri, _ := strings.Cut(rest, "|")
+		label, rest, _ := strings.Cut(rest, "|")
+		release, uri, _ := strings.Cut(rest, "|")
 		u, err := url.Parse(uri)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
 			continue
@@ -56,7 +58,11 @@ func pickMirror(lines string, d Distribution) Mirror {
 		switch {
 		case label == d.Origin+"-Security" || last == d.URIEnd+"-security":
 			m.Security = first(m.Security, uri)
-		case label == d.Origin || last == d.URIEnd:
+		case label != "" && label != d.Origin, label == "" && last != d.URIEnd:
+			// Another archive of the same origin, such as backports.
+		case strings.HasSuffix(release, d.Security):
+			m.Security = first(m.Security, uri)
+		default:
 			m.Main = first(m.Main, uri)
 		}
 	}

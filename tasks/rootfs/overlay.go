@@ -3,13 +3,14 @@ package rootfs
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +30,11 @@ import (
 //	0755 0:0  /opt/example/
 func ReadOverlay(dir string) (Layer, error) {
 	layer := Layer{Name: filepath.Join("overlays", filepath.Base(dir))}
-	modes, err := readModes(filepath.Join(dir, "modes"))
-	if err != nil {
-		return Layer{}, err
-	}
+	modesFile := filepath.Join(dir, "modes")
+	modes, errs := readModes(modesFile)
+	hint := len(errs) > 0
 	tree := filepath.Join(dir, "tree")
-	err = filepath.WalkDir(tree, func(file string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(tree, func(file string, d fs.DirEntry, err error) error {
 		if err != nil || file == tree {
 			return err
 		}
@@ -42,33 +42,58 @@ func ReadOverlay(dir string) (Layer, error) {
 		if err != nil {
 			return err
 		}
-		e, err := overlayEntry("/"+filepath.ToSlash(rel), file, d)
+		p := "/" + filepath.ToSlash(rel)
+		x, declared := modes[p]
+		delete(modes, p)
+		e, err := overlayEntry(p, file, d)
 		if err != nil {
-			return err
+			errs = append(errs, problem{err: err})
+			return nil
 		}
-		if x, ok := modes[e.Path]; ok {
+		if declared {
+			if x.dir && !d.IsDir() {
+				errs = append(errs, problem{x.line, fmt.Errorf("%s:%d: %s: the overlay has a file of this name", modesFile, x.line, p)})
+			}
 			e.Mode, e.UID, e.GID = x.mode, x.uid, x.gid
-			delete(modes, e.Path)
 		}
 		layer.Entries = append(layer.Entries, e)
 		return nil
 	})
 	if err != nil {
-		return Layer{}, fault.New(fault.Overlay, err)
+		errs = append(errs, problem{err: err})
 	}
-	var errs []error
 	for p, x := range modes {
 		if x.dir {
 			layer.Entries = append(layer.Entries, Entry{Path: p, Type: tar.TypeDir, Mode: x.mode, UID: x.uid, GID: x.gid})
 			continue
 		}
-		errs = append(errs, fmt.Errorf("%s:%d: %s: no such file in the overlay", filepath.Join(dir, "modes"), x.line, p))
+		errs = append(errs, problem{x.line, fmt.Errorf("%s:%d: %s: no such file in the overlay", modesFile, x.line, p)})
 	}
 	if len(errs) > 0 {
-		sort.Slice(errs, func(i, j int) bool { return errs[i].Error() < errs[j].Error() })
-		return Layer{}, fault.New(fault.Overlay, errors.Join(errs...))
+		return Layer{}, overlayError(errs, hint)
 	}
+	slices.SortFunc(layer.Entries, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
 	return layer, nil
+}
+
+// problem is an error and the line of modes that it is about, 0 for none.
+type problem struct {
+	line int
+	err  error
+}
+
+// overlayError joins the problems in the order of the lines.
+func overlayError(problems []problem, hint bool) error {
+	slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Compare(a.line, b.line) })
+	var errs []error
+	for _, p := range problems {
+		errs = append(errs, p.err)
+	}
+	err := fault.New(fault.Overlay, errors.Join(errs...))
+	if hint {
+		err.Hint("a line is: MODE UID:GID PATH, as in 0440 0:42 /etc/example")
+	}
+	return err
 }
 
 func overlayEntry(p, file string, d fs.DirEntry) (Entry, error) {
@@ -99,17 +124,17 @@ type exception struct {
 	line     int
 }
 
-func readModes(file string) (map[string]exception, error) {
+func readModes(file string) (map[string]exception, []problem) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, []problem{{err: err}}
 	}
 	defer f.Close()
 	modes := map[string]exception{}
-	var errs []error
+	var errs []problem
 	in := bufio.NewScanner(f)
 	for n := 1; in.Scan(); n++ {
 		text, _, _ := strings.Cut(in.Text(), "#")
@@ -122,27 +147,24 @@ func readModes(file string) (map[string]exception, error) {
 			err = fmt.Errorf("%s: declared twice", p)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s:%d: %w", file, n, err))
+			errs = append(errs, problem{n, fmt.Errorf("%s:%d: %w", file, n, err)})
 			continue
 		}
 		x.line = n
 		modes[p] = x
 	}
 	if err := in.Err(); err != nil {
-		return nil, err
+		errs = append(errs, problem{err: fmt.Errorf("%s: %w", file, err)})
 	}
-	if len(errs) > 0 {
-		return nil, fault.New(fault.Overlay, errors.Join(errs...)).Hint("a line is: MODE UID:GID PATH, as in 0440 0:42 /etc/example")
-	}
-	return modes, nil
+	return modes, errs
 }
 
 func parseMode(fields []string) (exception, string, error) {
 	if len(fields) != 3 {
 		return exception{}, "", fmt.Errorf("%d fields where 3 are expected", len(fields))
 	}
-	mode, err := strconv.ParseInt(fields[0], 8, 32)
-	if err != nil || mode < 0 || mode > 0o7777 {
+	mode, err := strconv.ParseUint(fields[0], 8, 32)
+	if err != nil || mode > 0o7777 {
 		return exception{}, "", fmt.Errorf("mode %q is not an octal number up to 7777", fields[0])
 	}
 	user, group, ok := strings.Cut(fields[1], ":")
@@ -155,5 +177,5 @@ func parseMode(fields []string) (exception, string, error) {
 	if !path.IsAbs(p) || path.Clean(p) != p {
 		return exception{}, "", fmt.Errorf("path %q is not clean and absolute", fields[2])
 	}
-	return exception{mode: mode, uid: int(uid), gid: int(gid), dir: dir}, p, nil
+	return exception{mode: int64(mode), uid: int(uid), gid: int(gid), dir: dir}, p, nil
 }

@@ -15,7 +15,7 @@ import (
 var sha256hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // ReadPackages parses stanzas as `apt-cache show` prints them and returns the
-// packages sorted by name and architecture. A package without a SHA256 is an
+// packages sorted by name, architecture and version. A package without a SHA256 is an
 // error: what is not in a signed index must not be in an image.
 func ReadPackages(file string) ([]bundle.Package, error) {
 	f, err := os.Open(file)
@@ -85,7 +85,10 @@ func ReadPackages(file string) ([]bundle.Package, error) {
 		if packages[i].Name != packages[j].Name {
 			return packages[i].Name < packages[j].Name
 		}
-		return packages[i].Architecture < packages[j].Architecture
+		if packages[i].Architecture != packages[j].Architecture {
+			return packages[i].Architecture < packages[j].Architecture
+		}
+		return packages[i].Version < packages[j].Version
 	})
 	return packages, nil
 }

@@ -29,7 +29,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text := strings.TrimRight(strings.ReplaceAll(t.buf.String(), "\r", "\n"), "\n")
+	text := strings.TrimRight(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(t.buf.String()), "\n")
 	if text == "" {
 		return nil
 	}
@@ -62,5 +62,15 @@ func (p *prefixed) Write(b []byte) (int, error) {
 			return 0, err
 		}
 		p.rest = p.rest[i+1:]
+	}
+}
+
+// flush writes the last line when the program did not end it.
+func (p *prefixed) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.rest) > 0 {
+		_, _ = io.WriteString(p.w, p.prefix+string(p.rest)+"\n")
+		p.rest = nil
 	}
 }

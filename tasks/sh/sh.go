@@ -21,6 +21,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -126,13 +127,24 @@ const grace = 4 * time.Second
 
 // Run implements [Runner].
 func (h Host) Run(ctx context.Context, c Cmd) error {
-	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
-	cmd.Dir = c.Dir
-	cmd.Env = h.Env
-	if cmd.Env == nil {
-		cmd.Env = BaseEnv()
+	env := h.Env
+	if env == nil {
+		env = BaseEnv()
 	}
-	cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], c.Env...)
+	env = append(env[:len(env):len(env)], c.Env...)
+	file, err := lookPath(c.Name, env)
+	if err == nil && c.Dir != "" {
+		// With SysProcAttr set, os.StartProcess would blame the program for
+		// a folder that is not there (go1.26 os/exec_posix.go).
+		_, err = os.Stat(c.Dir)
+	}
+	if err != nil {
+		return fault.New(fault.Command, newError(ctx, c.Name, err, nil))
+	}
+	cmd := exec.CommandContext(ctx, file, c.Args...)
+	cmd.Args[0] = c.Name
+	cmd.Dir = c.Dir
+	cmd.Env = env
 	cmd.Stdin = c.Stdin
 	cmd.ExtraFiles = c.Files
 
@@ -142,7 +154,9 @@ func (h Host) Run(ctx context.Context, c Cmd) error {
 		sinks = append(sinks, h.Log)
 	}
 	if h.Verbose != nil {
-		sinks = append(sinks, &prefixed{w: h.Verbose, prefix: c.Name + " | "})
+		live := &prefixed{w: h.Verbose, prefix: c.Name + " | "}
+		defer live.flush()
+		sinks = append(sinks, live)
 	}
 	all := io.MultiWriter(sinks...)
 	cmd.Stderr = all
@@ -161,8 +175,11 @@ func (h Host) Run(ctx context.Context, c Cmd) error {
 	if h.Log != nil {
 		fmt.Fprintf(h.Log, "+ %s\n", line(c))
 	}
-	err := cmd.Run()
-	if cmd.Process != nil && ctx.Err() != nil {
+	err = cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = fmt.Errorf("a process that it left behind held its output: %w", err)
+	}
+	if cmd.Process != nil && (ctx.Err() != nil || errors.Is(err, exec.ErrWaitDelay)) {
 		// Whatever of the group outlived its leader's grace goes now.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
@@ -183,6 +200,31 @@ func line(c Cmd) string {
 		words = append(words, a)
 	}
 	return strings.Join(words, " ")
+}
+
+// lookPath finds a program in the PATH of the environment that it will get,
+// where exec.Command would search this process's own. Relative folders are
+// passed over: what runs must not depend on the working directory.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for i := len(env) - 1; i >= 0; i-- {
+		list, ok := strings.CutPrefix(env[i], "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(list) {
+			if !filepath.IsAbs(dir) {
+				continue
+			}
+			if file, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return file, nil
+			}
+		}
+		break
+	}
+	return "", exec.ErrNotFound
 }
 
 func newError(ctx context.Context, name string, err error, tail []string) *Error {

@@ -82,7 +82,10 @@ func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 	args = append(args, binds...)
 	args = append(args, c.Name)
 	args = append(args, c.Args...)
-	err = t.Host.Run(ctx, sh.Cmd{Name: "unshare", Args: args, Env: c.Env, Stdin: c.Stdin, Stdout: c.Stdout, Files: c.Files})
+	// The machine's TMPDIR and HOME are not in the tree, or would be another
+	// folder of the same name that keeps state from run to run.
+	env := append([]string{"TMPDIR=/tmp", "HOME=/tmp"}, c.Env...)
+	err = t.Host.Run(ctx, sh.Cmd{Name: "unshare", Args: args, Env: env, Stdin: c.Stdin, Stdout: c.Stdout, Files: c.Files})
 	var failed *sh.Error
 	if errors.As(err, &failed) {
 		// The user wants to know that mkfs.erofs failed, not unshare.
@@ -91,8 +94,8 @@ func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 	return err
 }
 
-// binds returns the folders to bind, each as an absolute path without links,
-// so that the path inside equals the one outside.
+// binds returns the folders to bind as absolute paths, so that the path inside
+// equals the one outside.
 func (t Tree) binds() ([]string, error) {
 	var out []string
 	for _, b := range t.Binds {
@@ -119,7 +122,8 @@ func Unpack(ctx context.Context, host sh.Runner, tarFile, dir string) error {
 	}
 	defer os.RemoveAll(part)
 	err := sh.Do(ctx, host, "tar", "-C", part, "--no-same-owner", "--no-same-permissions", "--delay-directory-restore",
-		"--exclude=./dev/*", "--exclude=dev/*", "-xf", tarFile)
+		// Unanchored, the patterns would drop every folder named dev.
+		"--anchored", "--exclude=./dev/*", "--exclude=dev/*", "-xf", tarFile)
 	if err != nil {
 		return err
 	}
@@ -138,8 +142,8 @@ func Unpack(ctx context.Context, host sh.Runner, tarFile, dir string) error {
 // when it cannot.
 func Probe(ctx context.Context, host sh.Runner) error {
 	err := sh.Do(ctx, host, "unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "true")
-	if err == nil {
-		return nil
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
 	f := fault.New(fault.UserNamespace, err)
 	if data, readErr := os.ReadFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"); readErr == nil && len(data) > 0 && data[0] == '1' {

@@ -1,0 +1,59 @@
+package build
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOutsideATerminalThereAreEventsAndNoProgress(t *testing.T) {
+	var shown, kept bytes.Buffer
+	l := newLog(&shown, &kept)
+	stop := l.running("tee", time.Minute)
+	l.event("tee", "initrd: %s", size(12_400_000))
+	stop()
+	if got, want := shown.String(), "tee: initrd: 12 MB\n"; got != want {
+		t.Errorf("shown %q, want %q", got, want)
+	}
+	if !strings.Contains(kept.String(), "tee: initrd: 12 MB") {
+		t.Errorf("the log file has %q", kept.String())
+	}
+}
+
+func TestProgressOnATerminalIsOneLineThatEventsReplace(t *testing.T) {
+	var shown bytes.Buffer
+	l := newLog(&shown, &bytes.Buffer{})
+	l.terminal = true
+	stop := l.running("bootstrap", time.Minute)
+	time.Sleep(3 * tick)
+	l.event("bootstrap", "142 packages")
+	stop()
+	got := shown.String()
+	if !strings.Contains(got, "bootstrap: [") || !strings.Contains(got, "\r\x1b[Kbootstrap: 142 packages\n") {
+		t.Errorf("shown %q", got)
+	}
+}
+
+func TestProgressNeverClaimsToBeDone(t *testing.T) {
+	for _, c := range []struct {
+		now, last time.Duration
+		want      string
+	}{
+		{3 * time.Second, 0, "tee: 3 s"},
+		{30 * time.Second, time.Minute, "tee: [============            ] 30 s, last time 60 s"},
+		{3 * time.Minute, time.Minute, "tee: [======================= ] 180 s, last time 60 s"},
+	} {
+		if got := progress("tee", c.now, c.last); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestSizesReadAsPeopleSayThem(t *testing.T) {
+	for n, want := range map[int64]string{1: "1 kB", 999_999: "1000 kB", 345_000_000: "345 MB", 1_240_000_000: "1.2 GB"} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
