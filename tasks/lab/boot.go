@@ -42,6 +42,24 @@ func (b *Boots) Sum() string {
 	return s.String()
 }
 
+// Count enters one boot of test t into the books, or fails the test when the
+// budget is spent. The caller calls done when the machine has ended.
+func (b *Boots) Count(t testing.TB) (done func()) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, began := len(b.names), time.Now()
+	if n >= Budget && !Long() {
+		t.Fatalf("boot %d is above the short mode's budget of %d", n+1, Budget)
+	}
+	b.names, b.took = append(b.names, t.Name()), append(b.took, 0)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.took[n] = time.Since(began)
+	}
+}
+
 // Guest is one boot to be made.
 type Guest struct {
 	Disk       string // raw or, with the ending .qcow2, qcow2
@@ -57,13 +75,8 @@ const bootTime = 6 * time.Minute
 // line; empty means that the machine must end by itself.
 func (b *Boots) Boot(t testing.TB, tools toolbox.Tree, g Guest, until string) []string {
 	t.Helper()
-	b.mu.Lock()
-	n := len(b.names)
-	b.names, b.took = append(b.names, t.Name()), append(b.took, 0)
-	b.mu.Unlock()
-	if n >= Budget && !Long() {
-		t.Fatalf("boot %d is above the short mode's budget of %d", n+1, Budget)
-	}
+	done := b.Count(t)
+	defer done()
 	// A socket's path may have 107 bytes; t.TempDir is longer.
 	dir, err := os.MkdirTemp("", "lab")
 	if err != nil {
@@ -80,16 +93,10 @@ func (b *Boots) Boot(t testing.TB, tools toolbox.Tree, g Guest, until string) []
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
 	defer cancel()
-	began := time.Now()
 	if err := m.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		m.Close()
-		b.mu.Lock()
-		b.took[n] = time.Since(began)
-		b.mu.Unlock()
-	}()
+	defer m.Close()
 	if until != "" {
 		if _, err := m.Expect(ctx, until); err != nil {
 			t.Fatal(err)

@@ -6,12 +6,15 @@ package lab_test
 // is the minimal profile.
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
@@ -174,4 +177,40 @@ func TestWhatTheInstallerWritesBoots(t *testing.T) {
 		}
 	}
 	boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "installer", "image.key")}, ready)
+}
+
+func TestMageVMShowsTheConsoleOfTheBuiltImage(t *testing.T) {
+	image := lab.Built(t)
+	done := boots.Count(t)
+	defer done()
+	cmd := exec.Command("go", "tool", "mage", "vm")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CC_PROFILE=minimal", "CC_OUT_DIR="+image.Out)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	limit := time.AfterFunc(6*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	defer limit.Stop()
+	var seen []string
+	found := false
+	lines := bufio.NewScanner(stdout)
+	for !found && lines.Scan() {
+		seen = append(seen, lines.Text())
+		found = strings.Contains(lines.Text(), ready)
+	}
+	if !found {
+		t.Errorf("no ready line on standard output:\n%s", strings.Join(seen, "\n"))
+	}
+	// Ctrl-C on a terminal reaches the whole group.
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	_ = cmd.Wait()
 }

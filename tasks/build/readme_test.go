@@ -1,0 +1,114 @@
+package build_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"cc-base/tasks/lab"
+)
+
+// readmeCommands returns every command that README shows: the lines of its
+// shell blocks, and what stands in backticks in its tables and runs mage.
+func readmeCommands(t *testing.T) []string {
+	t.Helper()
+	data, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	block := ""
+	ticked := regexp.MustCompile("`((?:CC_[A-Z]+=\\S+ )?go tool mage [^`]+)`")
+	for _, line := range strings.Split(string(data), "\n") {
+		switch {
+		case strings.HasPrefix(line, "```"):
+			block = strings.TrimPrefix(line, "```")
+		case block == "sh" && line != "":
+			commands = append(commands, line)
+		case block == "":
+			for _, m := range ticked.FindAllStringSubmatch(line, -1) {
+				commands = append(commands, m[1])
+			}
+		}
+	}
+	slices.Sort(commands)
+	return slices.Compact(commands)
+}
+
+// elsewhere names the test that runs a command of README which this one does
+// not run itself.
+func elsewhere() map[string]string {
+	const pipeline = "pipeline_test.go:TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged"
+	const installs = "../lab/boot_test.go:TestWhatTheInstallerWritesBoots"
+	const sums = "artefact_test.go:TestChecksumAndSignatureAreAcceptedByTheUsersTools"
+	return map[string]string{
+		"go tool mage build":                             pipeline,
+		"CC_PROFILE=minimal go tool mage build":          pipeline,
+		"go tool mage test":                              "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
+		"go tool mage vm":                                "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",
+		"sha256sum -c nvidia-cc-installer.tar.gz.sha256": sums,
+		"gpg --verify nvidia-cc-installer.tar.gz.asc nvidia-cc-installer.tar.gz": sums,
+		"tar xf nvidia-cc-installer.tar.gz":                                      installs,
+		"cd installer":                                                           installs,
+		"./install.sh /dev/target":                                               installs,
+		"./install.sh --verify /dev/target":                                      installs,
+	}
+}
+
+func TestEveryCommandInTheReadmeRuns(t *testing.T) {
+	image := lab.Built(t)
+	cache := os.Getenv("CC_CACHE_DIR")
+	installer := unpack(t, image)
+	for _, command := range readmeCommands(t) {
+		if where, ok := elsewhere()[command]; ok {
+			file, test, _ := strings.Cut(where, ":")
+			data, err := os.ReadFile(file)
+			if err != nil || !strings.Contains(string(data), "func "+test+"(") {
+				t.Errorf("%q: there is no %s (%v)", command, where, err)
+			}
+			continue
+		}
+		t.Run(command, func(t *testing.T) {
+			cmd := exec.Command("sh", "-c", command)
+			out, caches := image.Out, cache
+			switch {
+			case strings.HasPrefix(command, "./"):
+				cmd.Dir = installer
+			case strings.Contains(command, "clean"), strings.Contains(command, "keys:"):
+				// These change their output folder: a scratch one.
+				out = t.TempDir()
+				caches = filepath.Join(out, "cache")
+				fallthrough
+			default:
+				cmd.Dir = "../.."
+			}
+			cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
+				return strings.HasPrefix(kv, "CC_") || strings.HasPrefix(kv, "CI=")
+			}), "CC_PROFILE=minimal", "CC_OUT_DIR="+out, "CC_CACHE_DIR="+caches)
+			if text, err := cmd.CombinedOutput(); err != nil || len(text) == 0 && !strings.Contains(command, "clean") {
+				t.Errorf("%v\n%s", err, text)
+			}
+		})
+	}
+}
+
+func TestTheReadmesOtherStageTargetsRun(t *testing.T) {
+	image := lab.Built(t)
+	for _, target := range []string{"baseOS", "tee", "encrypt", "apps", "package"} {
+		cmd := exec.Command("go", "tool", "mage", target)
+		cmd.Dir = "../.."
+		cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "CI=") }),
+			"CC_PROFILE=minimal", "CC_OUT_DIR="+image.Out)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", target, err, out)
+		}
+		if ran := stagesIn(string(out)); !slices.Equal(ran, []string{"prepare"}) {
+			t.Errorf("%s: the image under test is up to date, but %v ran", target, ran)
+		}
+	}
+}
