@@ -36,8 +36,8 @@ const (
 	// bound ends a verb that waits for hardware or a tool. It is long because
 	// an emulated machine is slow; a machine that is well never reaches it.
 	bound = 90 * time.Second
-	// cmdlineCopy is the image's own copy of its command line, where the build
-	// added one to the initrd.
+	// cmdlineCopy is the image's own copy of its command line, which the build
+	// adds to the initrd.
 	cmdlineCopy = "/usr/lib/cc/cmdline"
 	// initrdMark is what systemd knows an initrd by.
 	initrdMark = "/etc/initrd-release"
@@ -94,7 +94,7 @@ func unlockVolumes(ctx context.Context) error {
 		return fault.New(fault.GuestCmdline, err)
 	}
 	expected, err := os.ReadFile(cmdlineCopy)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		return fault.New(fault.GuestCmdline, err)
 	}
 	sys := os.DirFS("/sys")
@@ -114,7 +114,7 @@ func mountVolumes(context.Context) error {
 		return err
 	}
 	if err := mounts.Apply(kernel{}, mounts.Plan(s, "/sysroot")); err != nil {
-		return fault.New(fault.GuestVolume, err)
+		return fault.New(fault.GuestMount, err)
 	}
 	return nil
 }
@@ -122,11 +122,11 @@ func mountVolumes(context.Context) error {
 func readSettings() (settings.Settings, error) {
 	text, err := os.ReadFile(settings.Path)
 	if err != nil {
-		return settings.Settings{}, fault.New(fault.GuestVolume, err)
+		return settings.Settings{}, fault.New(fault.GuestMount, err)
 	}
 	s, err := settings.Decode(text)
 	if err != nil {
-		return settings.Settings{}, fault.Newf(fault.GuestVolume, "%s: %w", settings.Path, err)
+		return settings.Settings{}, fault.Newf(fault.GuestMount, "%s: %w", settings.Path, err)
 	}
 	return s, nil
 }
@@ -176,5 +176,5 @@ func readAll(context.Context) error {
 }
 
 func refuse(context.Context) error {
-	return fault.Newf(fault.GuestVolume, "the boot failed; there is no emergency shell")
+	return fault.Newf(fault.GuestBoot, "the boot failed; there is no emergency shell")
 }

@@ -16,7 +16,7 @@ func TestRefusalIsOneLineWithACode(t *testing.T) {
 	for want, err := range map[string]error{
 		"cc-base: refused: CC0803: no key\n":            fault.Newf(fault.GuestKey, "no key"),
 		"cc-base: refused: CC0801: outer: cc.x  bad?\n": fmt.Errorf("outer: %w", fault.Newf(fault.GuestCmdline, "cc.x\r\nbad?")),
-		"cc-base: refused: CC0802: plain\n":             errors.New("plain"),
+		"cc-base: refused: CC0806: plain\n":             errors.New("plain"),
 		"cc-base: refused: CC0804:  [2J \n":             fault.Newf(fault.GuestVerity, "\x1b[2J\u00e9"),
 	} {
 		if got := refusal(err); got != want {

@@ -56,7 +56,7 @@ func (kernel) Mount(source, target, fstype string, flags uintptr, data string) e
 
 // refusal renders err as the one line of the console.
 func refusal(err error) string {
-	code := fault.GuestVolume
+	code := fault.GuestBoot
 	if coded := fault.Of(err); coded != nil {
 		code = coded.Code
 	}

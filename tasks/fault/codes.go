@@ -31,6 +31,8 @@ const (
 	GuestVolume   Code = "CC0802"
 	GuestKey      Code = "CC0803"
 	GuestVerity   Code = "CC0804"
+	GuestMount    Code = "CC0805"
+	GuestBoot     Code = "CC0806"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -137,5 +139,11 @@ func Meanings() []Meaning {
 		{GuestVerity, ExitFailed, "a volume failed its integrity check",
 			"the data or its hash tree differ from what the measured root hash says",
 			"the disk was changed; install again"},
+		{GuestMount, ExitFailed, "the guest could not set up its file systems",
+			"the settings in the image are malformed, or a mount was refused by the kernel",
+			"build the image again; if it stays, the kernel lacks a file system"},
+		{GuestBoot, ExitFailed, "the guest could not finish its boot",
+			"a unit that the boot needs has failed; there is no emergency shell to look from",
+			"read the console above the line; a disk that was cut short or a missing device is the usual cause"},
 	}
 }

@@ -44,11 +44,14 @@ type Unlocker struct {
 }
 
 // Run opens every volume that line, the content of /proc/cmdline, names. The
-// image's own copy of the line, where it has one, is in expected: a line that
-// differs from it in a single byte is refused, because firmware tables can add
-// to it without changing the image.
+// image's own copy of the line is in expected: a line that differs from it in a
+// single byte is refused, because firmware tables can add to it without
+// changing the image. An image without a copy is refused, too.
 func (u Unlocker) Run(ctx context.Context, line, expected string) error {
-	if expected != "" && strings.TrimSuffix(line, "\n") != strings.TrimSuffix(expected, "\n") {
+	if expected == "" {
+		return fault.Newf(fault.GuestCmdline, "the image holds no copy of its command line")
+	}
+	if strings.TrimSuffix(line, "\n") != strings.TrimSuffix(expected, "\n") {
 		return fault.Newf(fault.GuestCmdline, "the command line is not the one of the image")
 	}
 	params, err := cmdline.Parse(line)

@@ -56,11 +56,17 @@ func sysfs(key string) fstest.MapFS {
 	return sys
 }
 
+// own stands for the image's copy of the very line that is tested.
+const own = "own"
+
 func run(t *testing.T, r *recorder, sys fstest.MapFS, line, expected string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	u := Unlocker{Sys: sys, Runner: r, Finder: volume.Finder{Sys: sys, Settled: func() bool { return true }}}
+	if expected == own {
+		expected = line
+	}
 	return u.Run(ctx, line, expected)
 }
 
@@ -95,7 +101,7 @@ func TestRunWithoutEncryptionNeedsNoKey(t *testing.T) {
 	t.Parallel()
 	sys := sysfs("")
 	delete(sys, KeyFile)
-	if err := run(t, &recorder{}, sys, strings.ReplaceAll(line, "luks+", ""), ""); err != nil {
+	if err := run(t, &recorder{}, sys, strings.ReplaceAll(line, "luks+", ""), own); err != nil {
 		t.Error(err)
 	}
 }
@@ -119,6 +125,7 @@ func TestRunGivesEveryFailureItsCode(t *testing.T) {
 	}{
 		"line without root":   {sys: sysfs(secret), line: "quiet\n", code: fault.GuestCmdline, want: "cc.root is missing"},
 		"line with an extra":  {sys: sysfs(secret), line: "x " + line, expected: line, code: fault.GuestCmdline, want: "not the one of the image"},
+		"no copy of the line": {sys: sysfs(secret), line: line, expected: "none", code: fault.GuestCmdline, want: "no copy"},
 		"partition missing":   {sys: without("class/block/vda4/uevent"), line: line, code: fault.GuestVolume, want: "cc-config"},
 		"partition twice":     {sys: twice, line: line, code: fault.GuestVolume, want: "same label"},
 		"no key":              {sys: without(KeyFile), line: line, code: fault.GuestKey, want: "no image key"},
@@ -132,6 +139,12 @@ func TestRunGivesEveryFailureItsCode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if tc.expected == "" {
+				tc.expected = own
+			}
+			if tc.expected == "none" {
+				tc.expected = ""
+			}
 			err := run(t, &tc.recorder, tc.sys, tc.line, tc.expected)
 			coded := fault.Of(err)
 			if coded == nil || coded.Code != tc.code || !strings.Contains(err.Error(), tc.want) {
@@ -147,7 +160,7 @@ func TestRunGivesEveryFailureItsCode(t *testing.T) {
 func TestRunRefusesATableThatDiffersFromTheCommandLine(t *testing.T) {
 	t.Parallel()
 	other := strings.Replace(line, "cc.root=luks+verity:0", "cc.root=luks+verity:1", 1)
-	err := run(t, &recorder{}, sysfs(secret), other, "")
+	err := run(t, &recorder{}, sysfs(secret), other, own)
 	if coded := fault.Of(err); coded == nil || coded.Code != fault.GuestVerity {
 		t.Errorf("error is %v", err)
 	}
