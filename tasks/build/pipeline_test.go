@@ -252,7 +252,7 @@ func (c checkout) equals(t *testing.T, image lab.Image) {
 		t.Fatal("the two builds have different packages: the mirror changed between them; run the test again")
 	}
 	for _, f := range []string{
-		"scratch/base.tar", "scratch/rootfs.tar", "scratch/root.tar", "scratch/initrd.img", "scratch/vmlinuz", "scratch/cc-guest",
+		"scratch/rootfs.tar", "scratch/root.tar", "scratch/initrd.img", "scratch/vmlinuz", "scratch/cc-guest",
 		"scratch/root.json", "scratch/app.json", "scratch/config.json", "scratch/config.volume",
 		"scratch/cc-install", "scratch/sbom.cdx.json", "cc-base.efi", "measurements.json",
 	} {

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -108,12 +109,27 @@ func fake(t *testing.T, fail string) *sh.Recorder {
 	}}
 }
 
+func TestATarThatIsCutOffNeverReachesMkfs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	whole := read(t, writeTar(t, filepath.Join(dir, "whole.tar"), time.Unix(epoch, 0)))
+	for _, size := range []int{0, 1, 511, 512, 1024, 5000, len(whole) / 2, len(whole) - 1024, len(whole) - 1025} {
+		file := write(t, filepath.Join(dir, "cut.tar"), whole[:size])
+		run := &sh.Recorder{}
+		err := seal.BuildErofs(t.Context(), run, file, "", epoch, filepath.Join(dir, "image"))
+		refused(t, err, fault.Sealing, "cut.tar")
+		if run.Transcript() != "" {
+			t.Errorf("%d bytes: it ran %q", size, run.Transcript())
+		}
+	}
+}
+
 func TestAnEncryptedVolumeIsMadeByTheseCommands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	run := fake(t, "")
 	v := seal.Volume{
-		Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), []byte("a tree")), Epoch: 1767225600,
+		Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)), Epoch: 1767225600,
 		Encrypt: true, Encryption: seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha256"}, Key: passphrase,
 	}
 	verity, err := seal.Build(t.Context(), run, v, filepath.Join(dir, "root.volume"))
@@ -134,7 +150,7 @@ func TestAFailureOfAnyToolLeavesNoOutput(t *testing.T) {
 	for _, tool := range []string{"mkfs.erofs", "fsck.erofs", "veritysetup", "cryptsetup"} {
 		dir := t.TempDir()
 		v := seal.Volume{
-			Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), []byte("a tree")),
+			Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)),
 			Encrypt: true, Encryption: seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha256"}, Key: passphrase,
 		}
 		_, err := seal.Build(t.Context(), fake(t, tool), v, filepath.Join(dir, "root.volume"))
@@ -188,12 +204,12 @@ func TestDerivedIdentifiersNeverChange(t *testing.T) {
 	t.Parallel()
 	// An identifier that changed would give every image new bytes.
 	want := map[[3]string]string{
-		{"cc-root", "erofs", "00"}:    "ba1a1d8e-0000-0000-0000-000000000000",
-		{"cc-root", "luks", "00"}:     "",
-		{"cc-root", "luks", "01"}:     "",
-		{"cc-app", "luks", "00"}:      "",
+		{"cc-root", "erofs", "00"}:    "eaa58780-f222-5306-af3a-0495fa95cf4d",
+		{"cc-root", "luks", "00"}:     "db82f9f3-599f-53d6-87ef-b34e1e709820",
+		{"cc-root", "luks", "01"}:     "9401b78b-2a03-5104-8a84-51efcf488981",
+		{"cc-app", "luks", "00"}:      "3827d0a9-e6a5-5bf1-975a-4f93c784eacd",
 		{"cc-dynamic", "type", "1"}:   "6229e8d9-6d18-5389-a180-e8461ac96685",
-		{"cc-config", "verity", "ff"}: "",
+		{"cc-config", "verity", "ff"}: "556a5eda-1ee4-5e78-811e-fe7df5d7cdd2",
 	}
 	seen := map[string]bool{}
 	for in, id := range want {

@@ -31,8 +31,12 @@ const epoch = 1767225600
 var capability = []byte{1, 0, 0, 2, 0x00, 0x21, 0x43, 0, 0, 0, 0, 0, 0x0d, 0, 0, 0, 0, 0, 0, 0}
 
 // text compresses and noise does not; together they are a few MB.
-func text() []byte  { return bytes.Repeat([]byte("a line that compresses well\n"), 50000) }
-func noise() []byte { b := make([]byte, 1<<20+77); rand.NewChaCha8([32]byte{1}).Read(b); return b } //nolint:errcheck // it returns none
+func text() []byte { return bytes.Repeat([]byte("a line that compresses well\n"), 50000) }
+func noise() []byte {
+	b := make([]byte, 1<<20+77)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
 
 // entry is one row of the sample tree.
 type entry struct {

@@ -114,6 +114,11 @@ func BaseEnv() []string {
 	env := []string{"LC_ALL=C.UTF-8", "TZ=UTC"}
 	for _, key := range []string{"PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy"} {
 		if v, ok := os.LookupEnv(key); ok {
+			if key == "PATH" {
+				// An ordinary user's PATH often lacks the folders of chroot
+				// and mkfs.
+				v += ":/usr/local/sbin:/usr/sbin:/sbin"
+			}
 			env = append(env, key+"="+v)
 		}
 	}

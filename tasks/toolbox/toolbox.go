@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -73,7 +74,7 @@ func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 	}
 	binds, err := t.binds()
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.Name, err)
 	}
 	args := []string{
 		"--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child",
@@ -95,13 +96,21 @@ func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 }
 
 // binds returns the folders to bind as absolute paths, so that the path inside
-// equals the one outside.
+// equals the one outside. Each must be there: mkdir below a folder that is
+// already bound would make it on the machine.
 func (t Tree) binds() ([]string, error) {
 	var out []string
 	for _, b := range t.Binds {
 		abs, err := filepath.Abs(b)
 		if err != nil {
 			return nil, err
+		}
+		info, err := os.Stat(abs)
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			return nil, fmt.Errorf("%s: not a folder", abs)
 		}
 		out = append(out, abs)
 	}
@@ -113,14 +122,17 @@ func (t Tree) binds() ([]string, error) {
 // nodes are left out: a tree's /dev is the machine's. dir appears whole or not
 // at all.
 func Unpack(ctx context.Context, host sh.Runner, tarFile, dir string) error {
+	if err := whole(tarFile); err != nil {
+		return err
+	}
 	part := dir + ".part"
-	if err := os.RemoveAll(part); err != nil {
+	if err := remove(part); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(part, 0o755); err != nil {
 		return err
 	}
-	defer os.RemoveAll(part)
+	defer remove(part)
 	err := sh.Do(ctx, host, "tar", "-C", part, "--no-same-owner", "--no-same-permissions", "--delay-directory-restore",
 		// Unanchored, the patterns would drop every folder named dev.
 		"--anchored", "--exclude=./dev/*", "--exclude=dev/*", "-xf", tarFile)
@@ -132,10 +144,57 @@ func Unpack(ctx context.Context, host sh.Runner, tarFile, dir string) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := errors.Join(open(part), remove(dir)); err != nil {
 		return err
 	}
 	return os.Rename(part, dir)
+}
+
+// open gives the owner of a tree access to every folder in it: a user who is
+// not root could neither use nor remove one with mode 0555.
+func open(dir string) error {
+	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Mode()&0o700 == 0o700 {
+			return err
+		}
+		return os.Chmod(file, info.Mode()|0o700)
+	})
+}
+
+// remove is os.RemoveAll for a tree that was not opened to the end.
+func remove(dir string) error {
+	if err := open(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// whole checks that a tar ends with the two blocks of zeros that POSIX asks
+// for: GNU tar takes one that was cut off between two files for a smaller one.
+func whole(tarFile string) error {
+	f, err := os.Open(tarFile)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	var end [1024]byte
+	if info.Size()%512 == 0 && info.Size() >= int64(len(end)) {
+		if _, err := f.ReadAt(end[:], info.Size()-int64(len(end))); err != nil {
+			return err
+		}
+		if end == [1024]byte{} {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: not a whole tar archive", tarFile)
 }
 
 // Probe checks that this machine can enter a tree at all, and names the cure
