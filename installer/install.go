@@ -11,12 +11,12 @@ import (
 	"regexp"
 	"strings"
 
-	"cc-base/tasks/layout"
 	"cc-base/installer/target"
 	"cc-base/installer/unpacked"
 	"cc-base/installer/write"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/hw"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
 

@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"strings"
 
-	"cc-base/tasks/layout"
 	"cc-base/installer/target"
 	"cc-base/installer/write"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/hw"
+	"cc-base/tasks/layout"
 )
 
 // The states of a disk.

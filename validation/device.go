@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"cc-base/tasks/layout"
 	"cc-base/tasks/hw"
+	"cc-base/tasks/layout"
 )
 
 func deviceChecks() []Check {

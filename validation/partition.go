@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/tasks/layout"
 	"cc-base/installer/write"
+	"cc-base/tasks/layout"
 )
 
 func partitionChecks() []Check {

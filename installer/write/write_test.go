@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"cc-base/installer/installertest"
-	"cc-base/tasks/layout"
 	"cc-base/installer/write"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
 

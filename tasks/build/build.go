@@ -103,13 +103,9 @@ type Build struct {
 	log *log
 }
 
-// Open loads the configuration and makes the run's folders. The caller calls
-// close when done; it releases the lock on the output folder.
-func Open(o Options) (b *Build, closeBuild func(), err error) {
-	config, err := o.config()
-	if err != nil {
-		return nil, nil, err
-	}
+// Open takes the output folder for a build and makes its folders. The caller
+// calls closeBuild when done; it releases the folder.
+func Open(o Options, config conf.Config) (b *Build, closeBuild func(), err error) {
 	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
 		return nil, nil, err
 	}
@@ -170,7 +166,8 @@ func Run(ctx context.Context, o Options, target string) error {
 	return with(ctx, o, func(ctx context.Context, b *Build) error { return b.Through(ctx, target) })
 }
 
-// with opens a build for do, and ends it when the process is told to.
+// with checks configuration and machine, opens a build for do, and ends it when
+// the process is told to.
 //
 // Mage cancels its context on Ctrl-C only; SIGTERM would kill this process at
 // once, and one sent to `go tool mage` would leave it running without a parent
@@ -182,7 +179,14 @@ func with(ctx context.Context, o Options, do func(context.Context, *Build) error
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGTERM), 0, 0, 0); err != nil {
 		return err
 	}
-	b, closeBuild, err := Open(o)
+	config, err := o.config()
+	if err != nil {
+		return err
+	}
+	if err := preflight(ctx, o, config); err != nil {
+		return err
+	}
+	b, closeBuild, err := Open(o, config)
 	if err != nil {
 		return err
 	}

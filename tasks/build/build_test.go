@@ -30,11 +30,16 @@ func repo(t *testing.T) string {
 func testBuild(t *testing.T) *Build {
 	t.Helper()
 	out := t.TempDir()
-	b, done, err := Open(Options{
+	o := Options{
 		Repo: repo(t), ConfigDir: filepath.Join(repo(t), "config"), Profile: "minimal",
 		OutDir: out, CacheDir: filepath.Join(out, "cache"), Stderr: io.Discard,
 		LookupEnv: func(string) (string, bool) { return "", false },
-	})
+	}
+	config, err := o.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, done, err := Open(o, config)
 	if err != nil {
 		t.Fatal(err)
 	}

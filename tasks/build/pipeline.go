@@ -20,7 +20,6 @@ type stage struct {
 
 	outputs func(b *Build) []string // files it writes; all must be there afterwards
 	run     func(ctx context.Context, b *Build) error
-	always  bool // cheap, and its result depends on the machine: run each time
 }
 
 // stages is the order of the build. A stage may read the outputs of any stage
@@ -40,55 +39,62 @@ func stages() []stage {
 
 // Through brings every stage up to and including target up to date.
 func (b *Build) Through(ctx context.Context, target string) error {
+	ran := 0
 	for _, s := range stages() {
-		if err := b.one(ctx, s); err != nil {
+		did, err := b.one(ctx, s)
+		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if s.name == target {
-			return nil
+		if did {
+			ran++
 		}
+		if s.name != target {
+			continue
+		}
+		if ran == 0 {
+			b.log.event(target, "nothing has changed")
+		}
+		return nil
 	}
 	return fmt.Errorf("no stage is called %q", target)
 }
 
-func (b *Build) one(ctx context.Context, s stage) error {
+// one runs the stage unless its last result still stands, and tells which.
+func (b *Build) one(ctx context.Context, s stage) (ran bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	in, err := b.inputs(s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	old, fresh := b.fresh(s, in)
-	if fresh && !s.always {
-		return nil
+	if fresh {
+		return false, nil
 	}
 	began := time.Now()
 	b.log.event(s.name, "%s", s.title)
 	// Until the new record is written there is none: a stage that was killed
 	// half-way is not one that was finished.
 	if err := os.Remove(b.recordFile(s.name)); err != nil && !os.IsNotExist(err) {
-		return err
+		return true, err
 	}
 	stop := b.log.running(s.name, old.took())
 	err = s.run(ctx, b)
 	stop()
 	if err != nil {
-		return err
+		return true, err
 	}
 	// Running it may have made what it reads, such as a key.
 	if in, err = b.inputs(s); err != nil {
-		return err
+		return true, err
 	}
 	took := time.Since(began)
-	if s.always && fresh {
-		took = old.took()
-	}
 	if err := b.record(s, in, took); err != nil {
-		return err
+		return true, err
 	}
 	if took > 5*time.Second {
 		b.log.event(s.name, "done in %s", seconds(took))
 	}
-	return nil
+	return true, nil
 }

@@ -93,7 +93,10 @@ func (c checkout) build(t *testing.T) (ran []string, took time.Duration) {
 func stagesIn(out string) []string {
 	var ran []string
 	for _, line := range strings.Split(out, "\n") {
-		name, _, _ := strings.Cut(line, ":")
+		name, what, _ := strings.Cut(line, ":")
+		if strings.Contains(what, "nothing has changed") {
+			continue
+		}
 		known := []string{"prepare", "bootstrap", "baseos", "tee", "encrypt", "apps", "package", "sign"}
 		if slices.Contains(known, name) && !slices.Contains(ran, name) {
 			ran = append(ran, name)
@@ -222,8 +225,8 @@ func TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged(t *te
 	c.equals(t, image)
 
 	ran, took := c.build(t)
-	if want := []string{"prepare"}; !slices.Equal(ran, want) {
-		t.Errorf("nothing changed: %v ran, want %v", ran, want)
+	if len(ran) > 0 {
+		t.Errorf("nothing changed: %v ran", ran)
 	}
 	t.Logf("a build with nothing changed took %.2f s", took.Seconds())
 
@@ -237,7 +240,7 @@ func TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged(t *te
 		t.Fatal(err)
 	}
 	ran, took = c.build(t)
-	if want := []string{"prepare", "baseos", "tee", "encrypt", "package", "sign"}; !slices.Equal(ran, want) {
+	if want := []string{"baseos", "tee", "encrypt", "package", "sign"}; !slices.Equal(ran, want) {
 		t.Errorf("one overlay file changed: %v ran, want %v", ran, want)
 	}
 	t.Logf("a build with one overlay file changed took %.1f s", took.Seconds())

@@ -107,7 +107,7 @@ func TestTheReadmesOtherStageTargetsRun(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v\n%s", target, err, out)
 		}
-		if ran := stagesIn(string(out)); !slices.Equal(ran, []string{"prepare"}) {
+		if ran := stagesIn(string(out)); len(ran) > 0 {
 			t.Errorf("%s: the image under test is up to date, but %v ran", target, ran)
 		}
 	}

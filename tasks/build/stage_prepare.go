@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cc-base/tasks/host"
 	"cc-base/tasks/rootfs"
 	"cc-base/tasks/toolbox"
 )
@@ -19,38 +18,16 @@ import (
 func prepareStage() stage {
 	return stage{
 		name:    "prepare",
-		title:   "checking this machine and the tools tree",
+		title:   "bringing the tools tree up to date",
 		keys:    []string{"TOOLS_SUITE", "SOURCE_DATE_EPOCH"},
 		outputs: func(b *Build) []string { return []string{b.toolsList()} },
 		run:     prepare,
-		always:  true,
 	}
 }
-
-// What a build was measured to need on disk and in memory, with room to spare
-// (README, table of sizes).
-const (
-	needSpace  = 8e9
-	needMemory = 2e9
-)
 
 func prepare(ctx context.Context, b *Build) error {
 	tools, err := rootfs.DistributionByName("debian")
 	if err != nil {
-		return err
-	}
-	guest, err := rootfs.DistributionByName(b.Config.OS.Distribution)
-	if err != nil {
-		return err
-	}
-	needs := host.Needs{
-		Keyrings: map[string]string{tools.Keyring: tools.KeyringPkg, guest.Keyring: guest.KeyringPkg},
-		Dir:      b.OutDir, Space: needSpace, Memory: needMemory,
-	}
-	if _, err := os.Stat(b.toolsList()); err == nil {
-		needs.Space = needSpace / 2 // most of it is there already
-	}
-	if err := host.Check(ctx, b.Host, needs, func(f string, a ...any) { b.log.event("prepare", f, a...) }); err != nil {
 		return err
 	}
 	return b.buildTools(ctx, tools)
@@ -92,7 +69,7 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	if err != nil {
 		return err
 	}
-	b.log.event("prepare", "building the tools tree: %s, %d packages and what they need", b.Config.OS.ToolsSuite, len(toolbox.Packages()))
+	b.log.event("prepare", "%s with %d packages and what they need", b.Config.OS.ToolsSuite, len(toolbox.Packages()))
 	spec, err := b.bootstrapSpec(ctx, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, toolbox.Packages())
 	if err != nil {
 		return err
@@ -106,7 +83,6 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
 		return err
 	}
-	b.log.event("prepare", "tools tree ready")
 	return os.Rename(list, b.toolsList())
 }
 
