@@ -9,6 +9,7 @@ import (
 	"cc-base/installer/unpacked"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/hw"
+	"cc-base/tasks/manifest"
 )
 
 // listed is a device as list-devices --json writes it.
@@ -49,7 +50,7 @@ func (a *app) listDevices(o options) error {
 	return table.Flush()
 }
 
-// need is what the image wants of a device; without an installer folder the
+// need is what the folder's image wants of a device; without an installer folder the
 // devices are judged by their use alone.
 func (a *app) need(o options) hw.Need {
 	folder, err := unpacked.Open(o.dir)
@@ -61,7 +62,12 @@ func (a *app) need(o options) hw.Need {
 	if err != nil {
 		return hw.Need{}
 	}
-	return hw.Need{Size: m.Disk.VirtualSize, SectorSize: m.Disk.SectorSize}
+	return needs(m.Disk)
+}
+
+// needs is what an image wants of a device.
+func needs(d manifest.Disk) hw.Need {
+	return hw.Need{Size: d.VirtualSize, SectorSize: d.SectorSize}
 }
 
 func sentence(reasons []hw.Refusal) string {

@@ -70,6 +70,21 @@ func (a *app) open(ctx context.Context, o options) (_ *source, err error) {
 	return &source{folder, m, image, table, file}, nil
 }
 
+// openBoth opens the installer and finds the device, in this order: a damaged
+// installer says nothing about a device. The caller closes the source.
+func (a *app) openBoth(ctx context.Context, path string, o options) (*source, target.Target, error) {
+	src, err := a.open(ctx, o)
+	if err != nil {
+		return nil, target.Target{}, err
+	}
+	t, err := target.Find(a.root, path)
+	if err != nil {
+		src.Close()
+		return nil, target.Target{}, err
+	}
+	return src, t, nil
+}
+
 // plan is what `plan --json` writes.
 type plan struct {
 	Device  string       `json:"device"`
@@ -82,17 +97,12 @@ type plan struct {
 // install writes the image to the device, or with dryRun says what it would
 // do after exactly the same checks.
 func (a *app) install(ctx context.Context, path string, o options) error {
-	src, err := a.open(ctx, o)
+	src, t, err := a.openBoth(ctx, path, o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	t, err := target.Find(a.root, path)
-	if err != nil {
-		return err
-	}
-	need := hw.Need{Size: src.manifest.Disk.VirtualSize, SectorSize: src.manifest.Disk.SectorSize}
-	p := plan{Device: path, Size: t.Size, Writes: []write.Step{}, Refused: t.Refusals(need, o.allowAnyFile)}
+	p := plan{Device: path, Size: t.Size, Writes: []write.Step{}, Refused: t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)}
 	p.TEE, _ = hw.HostTEE(a.root)
 	if len(p.Refused) > 0 {
 		if o.json {

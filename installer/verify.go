@@ -36,22 +36,17 @@ type verdict struct {
 // and shared, so a running machine may be verified; cc-dynamic belongs to the
 // guest and is not looked at.
 func (a *app) verify(ctx context.Context, path string, o options) error {
-	src, err := a.open(ctx, o)
+	src, t, err := a.openBoth(ctx, path, o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	t, err := target.Find(a.root, path)
-	if err != nil {
-		return err
-	}
 	v, err := examine(ctx, src, t)
 	if err != nil {
 		return err
 	}
 	if v.State == stateNone {
-		need := hw.Need{Size: src.manifest.Disk.VirtualSize, SectorSize: src.manifest.Disk.SectorSize}
-		v.Refused = t.Refusals(need, o.allowAnyFile)
+		v.Refused = t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)
 		accepted := len(v.Refused) == 0
 		v.Accepted = &accepted
 	}

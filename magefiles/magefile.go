@@ -46,6 +46,19 @@ func Package(ctx context.Context) error {
 // Sign signs the installer, or signs it again.
 func Sign(ctx context.Context) error { return through(ctx, "sign") }
 
+// Plan prints each stage, whether it would run and why; -json for programs.
+func Plan(json *bool) error {
+	return with(func(o build.Options) error { return build.WritePlan(o, os.Stdout, json != nil && *json) })
+}
+
+// Why prints every input that makes a stage run: -stage=NAME.
+func Why(stage *string) error {
+	if stage == nil {
+		return fail(fault.Newf(fault.Usage, "which stage?").Hint("mage why -stage=encrypt"))
+	}
+	return with(func(o build.Options) error { return build.Why(o, os.Stdout, *stage) })
+}
+
 // VM boots the built image with OVMF and swtpm and shows its serial console.
 func VM(ctx context.Context) error {
 	return with(func(o build.Options) error { return build.RunVM(ctx, o, os.Stdin, os.Stdout) })
@@ -55,6 +68,9 @@ func VM(ctx context.Context) error {
 func Test(ctx context.Context) error {
 	return with(func(o build.Options) error { return build.Test(ctx, o) })
 }
+
+// Update makes the next build install the newest packages of the mirror.
+func Update() error { return with(build.Update) }
 
 // Clean removes what was built, with -all also the caches; keys stay.
 func Clean(all *bool) error {
@@ -78,6 +94,12 @@ func (Config) Validate() error {
 func (Config) Show(verbose *bool) error {
 	return with(func(o build.Options) error { return build.ShowConfig(o, os.Stdout, verbose != nil && *verbose) })
 }
+
+// Cache looks after the results of stages that are kept for later builds.
+type Cache mg.Namespace
+
+// Prune removes the results used longest ago until CC_CACHE_LIMIT is kept.
+func (Cache) Prune() error { return with(build.PruneCache) }
 
 // Keys makes the build's keys.
 type Keys mg.Namespace

@@ -65,11 +65,7 @@ func tableAgrees(_ context.Context, env *Env) Verdict {
 }
 
 func stretches(_ context.Context, env *Env) Verdict {
-	image, d, err := env.disk()
-	if err != nil {
-		return broken(err)
-	}
-	table, err := layout.Read(image, image.Size())
+	table, d, err := env.table()
 	if err != nil {
 		return broken(err)
 	}

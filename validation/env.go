@@ -7,6 +7,7 @@ import (
 
 	"cc-base/installer/qcow2"
 	"cc-base/installer/unpacked"
+	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
 
@@ -60,4 +61,15 @@ func (e *Env) disk() (*qcow2.Image, manifest.Disk, error) {
 		e.image, e.file, e.imageErr = folder.Image(m.Disk)
 	}
 	return e.image, m.Disk, e.imageErr
+}
+
+// table returns the partition table in the image and what the manifest says of
+// the disk.
+func (e *Env) table() (layout.Table, manifest.Disk, error) {
+	image, d, err := e.disk()
+	if err != nil {
+		return layout.Table{}, d, err
+	}
+	table, err := layout.Read(image, image.Size())
+	return table, d, err
 }

@@ -82,11 +82,7 @@ func alignment(_ context.Context, env *Env) Verdict {
 }
 
 func readOnly(_ context.Context, env *Env) Verdict {
-	image, d, err := env.disk()
-	if err != nil {
-		return broken(err)
-	}
-	table, err := layout.Read(image, image.Size())
+	table, d, err := env.table()
 	if err != nil {
 		return broken(err)
 	}

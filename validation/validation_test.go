@@ -85,6 +85,11 @@ func mutants() []mutant {
 	fails := func(id, name string, change func(f *installertest.Folder)) mutant {
 		return mutant{name: name, id: id, status: validation.Fail, change: change}
 	}
+	// What the manifest itself rules out stops every check that reads it: an
+	// error, which fails the run like a failed check.
+	malformed := func(id, name string, change func(f *installertest.Folder)) mutant {
+		return mutant{name: name, id: id, status: validation.Error, change: change}
+	}
 	onDisk := func(id, name string, after func(dir string)) mutant {
 		return mutant{name: name, id: id, status: validation.Fail, after: after}
 	}
@@ -132,7 +137,7 @@ func mutants() []mutant {
 		fails("apps.volume", "no verity", func(f *installertest.Folder) { f.Partition("cc-app").Verity = nil }),
 		fails("apps.volume", "writable", func(f *installertest.Folder) { f.Partition("cc-app").ReadOnly = false }),
 		fails("apps.volume", "a root hash of zeros", func(f *installertest.Folder) { f.Partition("cc-app").Verity.RootHash = strings.Repeat("0", 64) }),
-		fails("apps.volume", "a hash tree outside", func(f *installertest.Folder) { f.Partition("cc-app").Verity.HashOffset = 1 << 40 }),
+		malformed("apps.volume", "a hash tree outside", func(f *installertest.Folder) { f.Partition("cc-app").Verity.HashOffset = 1 << 40 }),
 		fails("apps.command-line", "one blank more", func(f *installertest.Folder) { f.CommandLine += " " }),
 		fails("apps.command-line", "no PE file", func(f *installertest.Folder) { f.Files["cc-base.efi"] = []byte("MZ") }),
 		fails("apps.root-hashes", "the hash of no volume", func(f *installertest.Folder) { f.Manifest.CommandLine = strings.Replace(f.CommandLine, "b2", "b3", 1) }),
@@ -142,7 +147,7 @@ func mutants() []mutant {
 			f.Partition("cc-root").Label = "cc-app"
 			f.Partition("cc-x").Label = "cc-root"
 		}),
-		fails("partition.identity", "one GUID twice", func(f *installertest.Folder) { f.Partition("cc-app").GUID = f.Partition("cc-root").GUID }),
+		malformed("partition.identity", "one GUID twice", func(f *installertest.Folder) { f.Partition("cc-app").GUID = f.Partition("cc-root").GUID }),
 		fails("partition.identity", "a second ESP", func(f *installertest.Folder) { f.Partition("cc-app").TypeGUID = f.Partition("cc-esp").TypeGUID }),
 		fails("partition.alignment", "half a MiB", func(f *installertest.Folder) {
 			f.Partition("cc-dynamic").Start += 1 << 19
@@ -174,7 +179,7 @@ func TestEveryMutantIsFound(t *testing.T) {
 			if got := report.Results[i]; got.Status != m.status {
 				t.Errorf("got %s (%s), want %s", got.Status, got.Detail, m.status)
 			}
-			if m.status == validation.Fail && !report.Failed() {
+			if (m.status == validation.Fail || m.status == validation.Error) && !report.Failed() {
 				t.Error("the report says that nothing failed")
 			}
 		})

@@ -5,9 +5,7 @@ package installertest
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
@@ -99,7 +98,7 @@ func (f *Folder) Digest() {
 	for i := range f.Manifest.Disk.Partitions {
 		p := &f.Manifest.Disk.Partitions[i]
 		if p.ContentSize > 0 {
-			p.SHA256 = digest(f.Disk.Bytes[p.Start : p.Start+p.ContentSize])
+			p.SHA256 = digest.Bytes(f.Disk.Bytes[p.Start : p.Start+p.ContentSize])
 		}
 	}
 }
@@ -123,7 +122,7 @@ func (f *Folder) Write(dir string) error {
 	m := f.Manifest
 	if m.Files == nil {
 		for _, name := range slices.Sorted(maps.Keys(files)) {
-			m.Files = append(m.Files, manifest.File{Path: name, Size: int64(len(files[name])), SHA256: digest(files[name])})
+			m.Files = append(m.Files, manifest.File{Path: name, Size: int64(len(files[name])), SHA256: digest.Bytes(files[name])})
 		}
 	}
 	raw, err := m.Encode()
@@ -133,7 +132,7 @@ func (f *Folder) Write(dir string) error {
 	files["manifest.json"] = raw
 	var sums bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		fmt.Fprintf(&sums, "%s  %s\n", digest(files[name]), name)
+		fmt.Fprintf(&sums, "%s  %s\n", digest.Bytes(files[name]), name)
 	}
 	files["SHA256SUMS"] = sums.Bytes()
 	for name, data := range files {
@@ -156,11 +155,6 @@ func (f *Folder) Write(dir string) error {
 }
 
 func guid(n byte) string { return fmt.Sprintf("0CC0BA5E-0000-4000-8000-0000000000%02X", n) }
-
-func digest(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}
 
 // Disk is a disk in memory, as far as a partition table writer needs one.
 type Disk struct {

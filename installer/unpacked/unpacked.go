@@ -11,8 +11,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +24,7 @@ import (
 	"strings"
 
 	"cc-base/installer/qcow2"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
 )
@@ -164,8 +163,7 @@ func (f *Folder) Manifest() (manifest.Manifest, error) {
 	if err != nil {
 		return manifest.Manifest{}, fault.New(fault.Damaged, err)
 	}
-	sum := sha256.Sum256(raw)
-	if hex.EncodeToString(sum[:]) != f.sums[Manifest] {
+	if digest.Bytes(raw) != f.sums[Manifest] {
 		return manifest.Manifest{}, fault.Newf(fault.Damaged, "%s: its checksum differs from %s", Manifest, Sums)
 	}
 	m, err := manifest.Read(bytes.NewReader(raw))
@@ -204,18 +202,7 @@ func (f *Folder) digest(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	h, buf := sha256.New(), make([]byte, 1<<20)
-	for ctx.Err() == nil {
-		n, err := file.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	return "", ctx.Err()
+	return digest.Reader(ctx, file)
 }
 
 // parseSums reads the format of sha256sum: digest, blank, blank or asterisk,

@@ -4,8 +4,6 @@ package unpacked_test
 // install.sh asks gpg, which the scripts of cc-install test.
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +11,7 @@ import (
 
 	"cc-base/installer/installertest"
 	"cc-base/installer/unpacked"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 )
 
@@ -76,8 +75,7 @@ func TestADamagedFolder(t *testing.T) {
 	t.Parallel()
 	outside := filepath.Join(t.TempDir(), "secret")
 	put(t, outside, "outside")
-	sum := sha256.Sum256([]byte("outside"))
-	line := func(name string) string { return hex.EncodeToString(sum[:]) + "  " + name + "\n" }
+	line := func(name string) string { return digest.Bytes([]byte("outside")) + "  " + name + "\n" }
 	tests := []struct {
 		name  string
 		spoil func(dir string)

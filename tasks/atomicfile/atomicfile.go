@@ -42,7 +42,8 @@ func Write(path string, mode fs.FileMode, data []byte) error {
 	})
 }
 
-// Fill is [Write] for content that fill produces as it goes.
+// Fill is [Write] for content that fill produces as it goes. What it is given
+// is the file itself, so that a program can have it as its standard output.
 func Fill(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	part := path + Extension
 	if err := WritePart(part, mode, fill); err != nil {
@@ -61,8 +62,8 @@ func WritePart(part string, mode fs.FileMode, fill func(io.Writer) error) error 
 	return create(part, mode, fill)
 }
 
-// Publish gives a part that a tool has written its name. On error the part
-// stays or goes; the caller, who had it made, removes it in any case.
+// Publish gives a part that a tool has written its name. On error the part may stay; the
+// caller, who had it made, removes it.
 func Publish(part, path string) error {
 	// A descriptor of our own will do: fsync is for the file, not for what was
 	// written through the descriptor.

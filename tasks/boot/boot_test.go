@@ -11,9 +11,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,64 +21,15 @@ import (
 
 	"cc-base/tasks/boot"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
-
 const epoch = 1767225600
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
-}
-
-func refused(t *testing.T, err error, code fault.Code, words ...string) {
-	t.Helper()
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Code != code {
-		t.Fatalf("got %v, want a failure %s", err, code)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%q does not say %q", err, w)
-		}
-	}
-}
-
-func write(t *testing.T, file string, data []byte) string {
-	t.Helper()
-	if err := os.WriteFile(file, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func read(t testing.TB, file string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
 
 // section is one section of a made-up image.
 type section struct{ name, data string }
@@ -153,7 +102,7 @@ func TestTheCommandLineIsExact(t *testing.T) {
 			fmt.Fprintf(&all, "lockdown=%v oops=%v: %s\n", lockdown, oops, boot.CommandLine(volumes, lockdown, oops))
 		}
 	}
-	golden(t, "cmdline.txt", all.String())
+	golden.Compare(t, "cmdline.txt", all.String())
 }
 
 func TestABootImageIsMadeByTheseCommands(t *testing.T) {
@@ -164,7 +113,7 @@ func TestABootImageIsMadeByTheseCommands(t *testing.T) {
 	run := &sh.Recorder{Answer: func(c sh.Cmd) (string, error) {
 		for _, a := range c.Args {
 			if file, ok := strings.CutPrefix(a, "--cmdline=@"); ok {
-				line = string(read(t, file))
+				line = string(filetest.Read(t, file))
 			}
 		}
 		if diff := cmp.Diff([]string{"SOURCE_DATE_EPOCH=1767225600"}, c.Env); diff != "" {
@@ -176,7 +125,7 @@ func TestABootImageIsMadeByTheseCommands(t *testing.T) {
 	if err := boot.BuildUKI(t.Context(), run, u, out); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "ukify.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
+	golden.Compare(t, "ukify.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
 	if line != u.CommandLine {
 		t.Errorf("ukify reads %q", line)
 	}
@@ -190,7 +139,7 @@ func TestACommandLineThatTheKernelWouldNotSeeWholeIsRefused(t *testing.T) {
 	for _, line := range []string{"ro\n", " ro", "ro ", "ro\nquiet", "ro\x00quiet", strings.Repeat("x", 2048)} {
 		run := &sh.Recorder{}
 		err := boot.BuildUKI(t.Context(), run, boot.UKI{CommandLine: line}, filepath.Join(t.TempDir(), "uki.efi"))
-		refused(t, err, fault.BootImage, "command line")
+		faulttest.Want(t, err, fault.BootImage, "command line")
 		if run.Transcript() != "" {
 			t.Errorf("%q: it ran %q", line, run.Transcript())
 		}
@@ -207,9 +156,9 @@ func TestTheInitrdIsMadeByTheseCommands(t *testing.T) {
 	if err := boot.Initrd(t.Context(), run, "6.12.0", "/out/initrd.img", epoch); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "dracut.argv", run.Transcript())
+	golden.Compare(t, "dracut.argv", run.Transcript())
 	failing := &sh.Recorder{Answer: func(sh.Cmd) (string, error) { return "", errors.New("it broke") }}
-	refused(t, boot.Initrd(t.Context(), failing, "6.12.0", "/out/initrd.img", epoch), fault.BootImage, "it broke")
+	faulttest.Want(t, boot.Initrd(t.Context(), failing, "6.12.0", "/out/initrd.img", epoch), fault.BootImage, "it broke")
 }
 
 func TestSectionsAreAsLongAsTheirVirtualSize(t *testing.T) {
@@ -263,7 +212,7 @@ func TestAMalformedImageIsAnErrorAndNoPanic(t *testing.T) {
 		if _, err := boot.Sections(b); err == nil {
 			t.Errorf("%s: no error", name)
 		} else {
-			refused(t, err, fault.BootImage)
+			faulttest.Want(t, err, fault.BootImage)
 		}
 		if _, err := boot.PCR11(b); err == nil {
 			t.Errorf("%s: it has a PCR 11", name)
@@ -315,7 +264,7 @@ func measured(t *testing.T, run sh.Runner, dir string, sections map[string][]byt
 			continue // not measured
 		}
 		option := strings.TrimPrefix(name, ".")
-		args = append(args, "--"+option+"="+write(t, filepath.Join(dir, "section."+option), data))
+		args = append(args, "--"+option+"="+filetest.Write(t, filepath.Join(dir, "section."+option), data))
 	}
 	for _, p := range phases {
 		args = append(args, "--phase="+p)
@@ -389,13 +338,13 @@ func TestPCR11OfEverySectionIsSystemdsOwn(t *testing.T) {
 func kernel(t *testing.T, dir string) boot.UKI {
 	t.Helper()
 	built := lab.Built(t)
-	sections, err := boot.Sections(read(t, built.Path("cc-base.efi")))
+	sections, err := boot.Sections(filetest.Read(t, built.Path("cc-base.efi")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return boot.UKI{
-		Kernel: write(t, filepath.Join(dir, "vmlinuz"), sections[".linux"]), Initrd: write(t, filepath.Join(dir, "initrd"), sections[".initrd"]),
-		OSRelease: write(t, filepath.Join(dir, "os-release"), sections[".osrel"]), Release: string(sections[".uname"]),
+		Kernel: filetest.Write(t, filepath.Join(dir, "vmlinuz"), sections[".linux"]), Initrd: filetest.Write(t, filepath.Join(dir, "initrd"), sections[".initrd"]),
+		OSRelease: filetest.Write(t, filepath.Join(dir, "os-release"), sections[".osrel"]), Release: string(sections[".uname"]),
 		CommandLine: "cc.test=1 ro", Epoch: epoch,
 	}
 }
@@ -413,21 +362,21 @@ func TestABootImageOfARealKernelIsTheSameTwiceAndMeasuresAsSystemdSays(t *testin
 	if err := boot.BuildUKI(t.Context(), two, kernel(t, second), b); err != nil {
 		t.Fatal(err)
 	}
-	uki := read(t, a)
-	if !bytes.Equal(uki, read(t, b)) {
+	uki := filetest.Read(t, a)
+	if !bytes.Equal(uki, filetest.Read(t, b)) {
 		t.Error("built twice in different folders, they differ")
 	}
 	sections, err := boot.Sections(uki)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string][]byte{".linux": read(t, u.Kernel), ".osrel": read(t, u.OSRelease), ".cmdline": []byte(u.CommandLine), ".uname": []byte(u.Release)} {
+	for name, want := range map[string][]byte{".linux": filetest.Read(t, u.Kernel), ".osrel": filetest.Read(t, u.OSRelease), ".cmdline": []byte(u.CommandLine), ".uname": []byte(u.Release)} {
 		if !bytes.Equal(sections[name], want) {
 			t.Errorf("%s: %d bytes, not the %d that were given", name, len(sections[name]), len(want))
 		}
 	}
 	initrd := sections[".initrd"]
-	if !bytes.HasPrefix(initrd, read(t, u.Initrd)) {
+	if !bytes.HasPrefix(initrd, filetest.Read(t, u.Initrd)) {
 		t.Error(".initrd does not begin with the initrd")
 	}
 	comparePCR11(t, one, first, uki, sections)
@@ -439,7 +388,7 @@ func TestABootImageOfARealKernelIsTheSameTwiceAndMeasuresAsSystemdSays(t *testin
 func TestTheBuiltImageMeasuresAsSystemdSays(t *testing.T) {
 	t.Parallel()
 	run, dir := lab.Tools(t)
-	uki := read(t, lab.Built(t).Path("cc-base.efi"))
+	uki := filetest.Read(t, lab.Built(t).Path("cc-base.efi"))
 	sections, err := boot.Sections(uki)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/foxboron/go-uefi/authenticode"
 	"github.com/foxboron/go-uefi/pkcs7"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 )
 
@@ -128,21 +129,13 @@ func makeKey(keyFile, certFile, name string, notBefore time.Time) (Key, error) {
 	if err := os.MkdirAll(filepath.Dir(keyFile), 0o700); err != nil {
 		return Key{}, err
 	}
-	if err := writePEM(keyFile, "PRIVATE KEY", pkcs8, 0o600); err != nil {
+	if err := atomicfile.CreateNew(keyFile, 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})); err != nil {
 		return Key{}, err
 	}
-	if err := writePEM(certFile, "CERTIFICATE", der, 0o644); err != nil {
+	if err := atomicfile.CreateNew(certFile, 0o644, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); err != nil {
 		return Key{}, err
 	}
 	return Key{Private: private, Cert: cert}, nil
-}
-
-func writePEM(file, kind string, der []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	return errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
 }
 
 // Sign returns the PE image with an Authenticode signature over it. An image

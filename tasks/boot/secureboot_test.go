@@ -17,6 +17,8 @@ import (
 
 	"cc-base/tasks/boot"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/sh"
 )
@@ -60,7 +62,7 @@ func TestHalfAPairOrAForeignOneIsRefusedAndKept(t *testing.T) {
 	source := t.TempDir()
 	newKey(t, source, "a")
 	newKey(t, source, "b")
-	keyA, certA, certB := read(t, filepath.Join(source, "a.key")), read(t, filepath.Join(source, "a.crt")), read(t, filepath.Join(source, "b.crt"))
+	keyA, certA, certB := filetest.Read(t, filepath.Join(source, "a.key")), filetest.Read(t, filepath.Join(source, "a.crt")), filetest.Read(t, filepath.Join(source, "b.crt"))
 	tests := []struct {
 		name, says string
 		key, cert  []byte
@@ -77,11 +79,11 @@ func TestHalfAPairOrAForeignOneIsRefusedAndKept(t *testing.T) {
 		dir := t.TempDir()
 		for name, data := range map[string][]byte{"db.key": test.key, "db.crt": test.cert} {
 			if data != nil {
-				write(t, filepath.Join(dir, name), data)
+				filetest.Write(t, filepath.Join(dir, name), data)
 			}
 		}
 		_, made, err := boot.LoadOrMakeKey(dir, "db", time.Unix(epoch, 0))
-		refused(t, err, fault.BootImage, test.says)
+		faulttest.Want(t, err, fault.BootImage, test.says)
 		if made {
 			t.Errorf("%s: it says that it made one", test.name)
 		}
@@ -93,7 +95,7 @@ func TestHalfAPairOrAForeignOneIsRefusedAndKept(t *testing.T) {
 		}
 	}
 	// A folder that cannot be looked into is not one without a key.
-	file := write(t, filepath.Join(t.TempDir(), "file"), nil)
+	file := filetest.Write(t, filepath.Join(t.TempDir(), "file"), nil)
 	if _, made, err := boot.LoadOrMakeKey(file, "db", time.Unix(epoch, 0)); err == nil || made {
 		t.Errorf("made %v, %v", made, err)
 	}
@@ -191,7 +193,7 @@ func TestWhatCannotBeSignedInWholeIsRefused(t *testing.T) {
 		if _, err := boot.Sign(b, key); err == nil {
 			t.Errorf("%s: it was signed", name)
 		} else {
-			refused(t, err, fault.BootImage)
+			faulttest.Want(t, err, fault.BootImage)
 		}
 	}
 }
@@ -206,9 +208,9 @@ func TestSbverifyAcceptsOurSignatureAndNoOther(t *testing.T) {
 	}
 	// systemd's stub is a real program; and lengths that are no multiple of
 	// eight are where padding goes wrong.
-	stub := read(t, filepath.Join(run.Dir, "usr/lib/systemd/boot/efi/linuxx64.efi.stub"))
+	stub := filetest.Read(t, filepath.Join(run.Dir, "usr/lib/systemd/boot/efi/linuxx64.efi.stub"))
 	for i, unsigned := range [][]byte{stub, append(bytes.Clone(stub), "trail"...), image(every()...)} {
-		file := write(t, filepath.Join(dir, "image.efi"), unsigned)
+		file := filetest.Write(t, filepath.Join(dir, "image.efi"), unsigned)
 		if err := verify("db.crt", file); err == nil {
 			t.Errorf("%d: unsigned, it is accepted", i)
 		}
@@ -216,7 +218,7 @@ func TestSbverifyAcceptsOurSignatureAndNoOther(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, file, signed)
+		filetest.Write(t, file, signed)
 		if err := verify("db.crt", file); err != nil {
 			t.Errorf("%d: %v", i, err)
 		}
@@ -226,7 +228,7 @@ func TestSbverifyAcceptsOurSignatureAndNoOther(t *testing.T) {
 		for _, at := range []int{2, tableStart, len(unsigned) / 2, len(unsigned) - 1} {
 			flipped := bytes.Clone(signed)
 			flipped[at] ^= 1
-			write(t, file, flipped)
+			filetest.Write(t, file, flipped)
 			if err := verify("db.crt", file); err == nil {
 				t.Errorf("%d: byte %d flipped, it is accepted", i, at)
 			}
@@ -235,7 +237,7 @@ func TestSbverifyAcceptsOurSignatureAndNoOther(t *testing.T) {
 		// of padding.
 		flipped := bytes.Clone(signed)
 		flipped[len(flipped)-100] ^= 1
-		write(t, file, flipped)
+		filetest.Write(t, file, flipped)
 		if err := verify("db.crt", file); err == nil {
 			t.Errorf("%d: the signature flipped, it is accepted", i)
 		}
@@ -246,14 +248,14 @@ func TestTheBuiltImageIsSignedByItsOwnKey(t *testing.T) {
 	t.Parallel()
 	run, dir := lab.Tools(t)
 	built := lab.Built(t)
-	uki := read(t, built.Path("cc-base.efi"))
+	uki := filetest.Read(t, built.Path("cc-base.efi"))
 	signature(t, uki)
-	file := write(t, filepath.Join(dir, "image.efi"), uki)
-	cert := read(t, built.Path("keys", "secureboot", "db.crt"))
+	file := filetest.Write(t, filepath.Join(dir, "image.efi"), uki)
+	cert := filetest.Read(t, built.Path("keys", "secureboot", "db.crt"))
 	if block, _ := pem.Decode(cert); block == nil {
 		t.Fatal("the certificate is not PEM")
 	}
-	if err := sh.Do(t.Context(), run, "sbverify", "--cert", write(t, filepath.Join(dir, "db.crt"), cert), file); err != nil {
+	if err := sh.Do(t.Context(), run, "sbverify", "--cert", filetest.Write(t, filepath.Join(dir, "db.crt"), cert), file); err != nil {
 		t.Error(err)
 	}
 }

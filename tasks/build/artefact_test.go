@@ -3,10 +3,8 @@ package build_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/sh"
 )
@@ -109,27 +108,10 @@ func installerFiles() []string {
 
 func TestTheInstallerHoldsExactlyItsFilesAndNoEmptyOne(t *testing.T) {
 	image := lab.Built(t)
-	f, err := os.Open(image.Path("nvidia-cc-installer.tar.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zip, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got []string
-	tr := tar.NewReader(zip)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	filetest.EachInTar(t, filetest.Gunzip(t, image.Path("nvidia-cc-installer.tar.gz")), func(h *tar.Header, _ io.Reader) {
 		if h.Typeflag == tar.TypeDir {
-			continue
+			return
 		}
 		got = append(got, h.Name)
 		if h.Size == 0 {
@@ -138,7 +120,7 @@ func TestTheInstallerHoldsExactlyItsFilesAndNoEmptyOne(t *testing.T) {
 		if h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.ModTime.Unix() != image.Manifest.SourceDateEpoch {
 			t.Errorf("%s: owner %d:%d %q, time %d", h.Name, h.Uid, h.Gid, h.Uname, h.ModTime.Unix())
 		}
-	}
+	})
 	slices.Sort(got)
 	if d := cmp.Diff(installerFiles(), got); d != "" {
 		t.Errorf("-want +got\n%s", d)

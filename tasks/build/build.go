@@ -29,14 +29,15 @@ import (
 // Options is what a build takes from outside; [FromEnvironment] reads it from
 // the process.
 type Options struct {
-	Repo      string    // root of the checkout
-	ConfigDir string    // CC_CONFIG_DIR, default Repo/config
-	Profile   string    // CC_PROFILE, default none
-	OutDir    string    // CC_OUT_DIR, default Repo/out
-	CacheDir  string    // CC_CACHE_DIR, default Repo/out/cache
-	Verbose   bool      // show the output of commands as it comes
-	CI        bool      // CI=true: no prompt, no project key
-	Stderr    io.Writer // events, one line each
+	Repo       string    // root of the checkout
+	ConfigDir  string    // CC_CONFIG_DIR, default Repo/config
+	Profile    string    // CC_PROFILE, default none
+	OutDir     string    // CC_OUT_DIR, default Repo/out
+	CacheDir   string    // CC_CACHE_DIR, default Repo/out/cache
+	Verbose    bool      // show the output of commands as it comes
+	CI         bool      // CI=true: no prompt, no project key
+	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
+	Stderr     io.Writer // events, one line each
 
 	LookupEnv func(string) (string, bool) // for signing keys
 }
@@ -58,6 +59,9 @@ func FromEnvironment(verbose bool) (Options, error) {
 		CI:        os.Getenv("CI") == "true",
 		Stderr:    os.Stderr,
 		LookupEnv: os.LookupEnv,
+	}
+	if o.CacheLimit, err = parseLimit(os.Getenv("CC_CACHE_LIMIT")); err != nil {
+		return Options{}, fault.New(fault.Config, err)
 	}
 	for _, dir := range []*string{&o.ConfigDir, &o.OutDir, &o.CacheDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -106,7 +110,7 @@ type Build struct {
 // Open takes the output folder for a build and makes its folders. The caller
 // calls closeBuild when done; it releases the folder.
 func Open(o Options, config conf.Config) (b *Build, closeBuild func(), err error) {
-	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
+	if err := o.makeOut(); err != nil {
 		return nil, nil, err
 	}
 	unlock, err := lock(filepath.Join(o.OutDir, ".lock"))
@@ -132,6 +136,18 @@ func Open(o Options, config conf.Config) (b *Build, closeBuild func(), err error
 	}
 	b.Tools = toolbox.Tree{Dir: b.toolsDir(), Host: b.Host, Binds: []string{o.OutDir, o.CacheDir}}
 	return b, func() { file.Close(); unlock() }, nil
+}
+
+// makeOut makes the output folder and makes sure that it can be written to.
+func (o Options) makeOut() error {
+	err := os.MkdirAll(o.OutDir, 0o755)
+	if err == nil {
+		err = unix.Access(o.OutDir, unix.W_OK)
+	}
+	if err != nil {
+		return fault.New(fault.OutputFolder, fmt.Errorf("the output folder %s: %w", o.OutDir, err)).Hint("set CC_OUT_DIR to a folder that you may write to")
+	}
+	return nil
 }
 
 func (b *Build) out(elem ...string) string {
@@ -171,12 +187,12 @@ func Run(ctx context.Context, o Options, target string) error {
 //
 // Mage cancels its context on Ctrl-C only; SIGTERM would kill this process at
 // once, and one sent to `go tool mage` would leave it running without a parent
-// (reference: mage v1.17.2 mage/template.go). So it listens itself, and asks
-// the kernel for a SIGTERM when its parent dies.
+// (reference: mage v1.17.2 mage/template.go). So it listens itself, and follows
+// its parents.
 func with(ctx context.Context, o Options, do func(context.Context, *Build) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGTERM), 0, 0, 0); err != nil {
+	if err := followParents(ctx, stop); err != nil {
 		return err
 	}
 	config, err := o.config()

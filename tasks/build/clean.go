@@ -13,7 +13,7 @@ func Clean(o Options, all bool) error {
 	if _, err := os.Stat(o.OutDir); os.IsNotExist(err) && !all {
 		return nil
 	}
-	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
+	if err := o.makeOut(); err != nil {
 		return err
 	}
 	unlock, err := lock(filepath.Join(o.OutDir, ".lock"))
@@ -41,5 +41,18 @@ func Clean(o Options, all bool) error {
 	if _, err := os.Stat(kept); err == nil {
 		fmt.Fprintf(o.Stderr, "clean: kept %s\n", kept)
 	}
+	return nil
+}
+
+// Update forgets the packages that were installed, so that the next build takes
+// the newest from the mirror. Without it a build keeps to what it has: the
+// same settings give the same image, whatever the mirror has got since.
+func Update(o Options) error {
+	for _, path := range []string{filepath.Join(o.CacheDir, "stages", "bootstrap"), filepath.Join(o.OutDir, "state", "bootstrap.json")} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(o.Stderr, "update: the next build installs the newest packages")
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"cc-base/tasks/digest"
 )
 
 // module is the import path prefix of our own packages.
@@ -99,11 +101,11 @@ func (c *code) digest() (string, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s\n", runtime.Version())
 	for _, name := range append(files, "go.sum") {
-		digest, err := fileDigest(filepath.Join(c.repo, name))
+		content, err := digest.File(filepath.Join(c.repo, name))
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(sum, "%s %s\n", digest, name)
+		fmt.Fprintf(sum, "%s %s\n", content, name)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
@@ -130,7 +132,7 @@ func treeDigest(dir string) (string, error) {
 		case d.Type()&fs.ModeSymlink != 0:
 			what, err = os.Readlink(path)
 		case d.Type().IsRegular():
-			what, err = fileDigest(path)
+			what, err = digest.File(path)
 		}
 		fmt.Fprintf(sum, "%q %v %t %s\n", rel, info.Mode().Type(), info.Mode()&0o100 != 0, what)
 		return err

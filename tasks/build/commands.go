@@ -38,6 +38,9 @@ func (o Options) config() (conf.Config, error) {
 // MakeSigningKey makes the project's signing key under out/keys. One that is
 // there stays: its signatures are already in other hands.
 func MakeSigningKey(o Options) error {
+	if err := o.makeOut(); err != nil {
+		return err
+	}
 	b := Build{Options: o}
 	key, err := sign.GenerateKey(b.out("keys"), projectKey())
 	if err != nil {

@@ -3,7 +3,6 @@ package build_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"github.com/cavaliergopher/cpio"
 
 	"cc-base/tasks/bundle"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
 )
 
@@ -29,28 +29,21 @@ func tree(t *testing.T, image lab.Image) (headers map[string]*tar.Header, conten
 	}
 	defer f.Close()
 	headers, content = map[string]*tar.Header{}, map[string]string{}
-	tr := tar.NewReader(f)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return headers, content
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	filetest.EachInTar(t, f, func(h *tar.Header, r io.Reader) {
 		p := path.Clean("/" + h.Name)
 		if headers[p] != nil {
 			t.Errorf("%s is there twice", p)
 		}
 		headers[p] = h
 		if h.Typeflag == tar.TypeReg && h.Size < 1<<20 {
-			data, err := io.ReadAll(tr)
+			data, err := io.ReadAll(r)
 			if err != nil {
 				t.Fatal(err)
 			}
 			content[p] = string(data)
 		}
-	}
+	})
+	return headers, content
 }
 
 func TestTheRootFileSystemHoldsNothingOfOneMachineOrOneDay(t *testing.T) {
@@ -112,17 +105,8 @@ func keysOf[V any](m map[string]V) []string {
 
 func TestTheInitrdHasWhatItNeedsAndNoShellNoLoginNoNetwork(t *testing.T) {
 	image := lab.Built(t)
-	f, err := os.Open(image.Path("scratch", "initrd.img"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zip, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	r := cpio.NewReader(zip)
+	r := cpio.NewReader(filetest.Gunzip(t, image.Path("scratch", "initrd.img")))
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {

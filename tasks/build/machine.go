@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"cc-base/tasks/vm"
 )
@@ -49,28 +48,4 @@ func Firmware(tools string) vm.Firmware {
 		Code: "/usr/share/OVMF/OVMF_CODE_4M.fd",
 		Vars: filepath.Join(tools, "usr/share/OVMF/OVMF_VARS_4M.fd"),
 	}
-}
-
-// Stale returns the stages that a build up to target would run now, in order.
-// A stage that reads another's outputs counts as stale with it.
-func (b *Build) Stale(target string) ([]string, error) {
-	var stale []string
-	for _, s := range stages() {
-		behind := slices.ContainsFunc(s.reads, func(r string) bool { return slices.Contains(stale, r) })
-		if !behind {
-			in, err := b.inputs(s)
-			if err != nil {
-				return nil, err
-			}
-			_, fresh := b.fresh(s, in)
-			behind = !fresh
-		}
-		if behind {
-			stale = append(stale, s.name)
-		}
-		if s.name == target {
-			break
-		}
-	}
-	return stale, nil
 }

@@ -19,6 +19,7 @@ type stage struct {
 	facts func(b *Build) (map[string]string, error) // anything else: digests of trees, keys, versions
 
 	outputs func(b *Build) []string // files it writes; all must be there afterwards
+	cached  bool                    // results are kept for other output folders and for going back to former settings
 	run     func(ctx context.Context, b *Build) error
 }
 
@@ -59,8 +60,9 @@ func (b *Build) Through(ctx context.Context, target string) error {
 	return fmt.Errorf("no stage is called %q", target)
 }
 
-// one runs the stage unless its last result still stands, and tells which.
-func (b *Build) one(ctx context.Context, s stage) (ran bool, err error) {
+// one runs the stage, or takes its result from the cache, unless the last one
+// still stands; it tells whether anything was done.
+func (b *Build) one(ctx context.Context, s stage) (did bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -72,29 +74,56 @@ func (b *Build) one(ctx context.Context, s stage) (ran bool, err error) {
 	if fresh {
 		return false, nil
 	}
-	began := time.Now()
-	b.log.event(s.name, "%s", s.title)
 	// Until the new record is written there is none: a stage that was killed
 	// half-way is not one that was finished.
 	if err := os.Remove(b.recordFile(s.name)); err != nil && !os.IsNotExist(err) {
 		return true, err
 	}
+	began := time.Now()
+	if cached, ok := b.cache().restore(b, s, in); ok {
+		b.log.event(s.name, "taken from the cache")
+		return true, b.record(s, in, cached.took())
+	}
+	b.log.event(s.name, "%s", s.title)
 	stop := b.log.running(s.name, old.took())
 	err = s.run(ctx, b)
 	stop()
 	if err != nil {
 		return true, err
 	}
-	// Running it may have made what it reads, such as a key.
-	if in, err = b.inputs(s); err != nil {
+	if in, err = b.settle(s, in); err != nil {
 		return true, err
 	}
 	took := time.Since(began)
 	if err := b.record(s, in, took); err != nil {
 		return true, err
 	}
+	if err := b.cache().keep(b, s); err != nil {
+		b.log.event(s.name, "not kept in the cache: %v", err)
+	}
 	if took > 5*time.Second {
 		b.log.event(s.name, "done in %s", seconds(took))
 	}
 	return true, nil
+}
+
+// toBeMade stands for an input that the stage makes itself when it is missing,
+// such as a key.
+const toBeMade = "to be made"
+
+// settle returns the inputs with those filled in that running the stage has
+// made. All others stay as they were before it ran: a file that was edited
+// meanwhile may or may not have been read, and then the next build must run the
+// stage again.
+func (b *Build) settle(s stage, before map[string]string) (map[string]string, error) {
+	after, err := b.inputs(s)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range before {
+		if v == toBeMade {
+			before[k] = after[k]
+		}
+	}
+	return before, nil
 }

@@ -20,27 +20,32 @@ import (
 )
 
 // checkout is a copy of this checkout that a test may change, with its own
-// output folder, and mage run in it as a user would.
+// output folder and its own cache, and mage run in it as a user would. The cache
+// has the tools tree and no result of any stage: a build that took its results
+// from another one would prove nothing.
 type checkout struct {
-	dir, out, tmp string
-	env           []string
+	dir, out, tmp, cache string
+	env                  []string
 }
 
 func newCheckout(t *testing.T, image lab.Image) checkout {
 	t.Helper()
-	cache := os.Getenv("CC_CACHE_DIR")
-	if cache == "" {
+	shared := os.Getenv("CC_CACHE_DIR")
+	if shared == "" {
 		lab.Absent(t, "CC_CACHE_DIR is not set: run `go tool mage test`")
 	}
 	// A path with a space and a letter beyond ASCII: users have such homes.
 	base := filepath.Join(t.TempDir(), "mit Größe")
-	c := checkout{dir: filepath.Join(base, "cc base"), out: filepath.Join(base, "out put"), tmp: filepath.Join(base, "tmp")}
-	for _, d := range []string{c.dir, filepath.Join(c.out, "keys"), c.tmp} {
+	c := checkout{dir: filepath.Join(base, "cc base"), out: filepath.Join(base, "out put"), tmp: filepath.Join(base, "tmp"), cache: filepath.Join(base, "cache")}
+	for _, d := range []string{c.dir, filepath.Join(c.out, "keys"), c.tmp, c.cache} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	copyCheckout(t, c.dir)
+	if err := os.Symlink(filepath.Join(shared, "tools"), filepath.Join(c.cache, "tools")); err != nil {
+		t.Fatal(err)
+	}
 	// The same keys, so that signed files can be compared.
 	for _, k := range []string{"image.key", "secureboot"} {
 		if err := exec.Command("cp", "-a", image.Path("keys", k), filepath.Join(c.out, "keys")).Run(); err != nil {
@@ -49,7 +54,7 @@ func newCheckout(t *testing.T, image lab.Image) checkout {
 	}
 	c.env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "CC_") || strings.HasPrefix(kv, "CI=") || strings.HasPrefix(kv, "TMPDIR=")
-	}), "CC_PROFILE=minimal", "CC_OUT_DIR="+c.out, "CC_CACHE_DIR="+cache, "TMPDIR="+c.tmp)
+	}), "CC_PROFILE=minimal", "CC_OUT_DIR="+c.out, "CC_CACHE_DIR="+c.cache, "TMPDIR="+c.tmp)
 	return c
 }
 

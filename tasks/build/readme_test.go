@@ -46,6 +46,7 @@ func elsewhere() map[string]string {
 	const installs = "../lab/boot_test.go:TestWhatTheInstallerWritesBoots"
 	const sums = "artefact_test.go:TestChecksumAndSignatureAreAcceptedByTheUsersTools"
 	return map[string]string{
+		"go tool mage -compile FILE":                     "script_test.go:TestScripts",
 		"go tool mage build":                             pipeline,
 		"CC_PROFILE=minimal go tool mage build":          pipeline,
 		"go tool mage test":                              "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
@@ -78,7 +79,7 @@ func TestEveryCommandInTheReadmeRuns(t *testing.T) {
 			switch {
 			case strings.HasPrefix(command, "./"):
 				cmd.Dir = installer
-			case strings.Contains(command, "clean"), strings.Contains(command, "keys:"):
+			case strings.Contains(command, "clean"), strings.Contains(command, "keys:"), strings.Contains(command, "update"), strings.Contains(command, "cache:"):
 				// These change their output folder: a scratch one.
 				out = t.TempDir()
 				caches = filepath.Join(out, "cache")

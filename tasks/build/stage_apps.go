@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cc-base/tasks/conf"
 	"cc-base/tasks/program"
 	"cc-base/tasks/rootfs"
 )
@@ -15,7 +16,7 @@ func appsStage() stage {
 	return stage{
 		name:  "apps",
 		title: "sealing the application and configuration volumes",
-		keys:  append(sealingKeys(), "APPS", "APP_ENCRYPT"),
+		keys:  conf.Keys(), // every setting is in the configuration volume
 		reads: []string{"prepare"},
 		facts: func(b *Build) (map[string]string, error) {
 			facts, err := imageKeyDigest(b)
@@ -27,10 +28,9 @@ func appsStage() stage {
 					return nil, err
 				}
 			}
-			// Every setting is in the configuration volume.
-			facts["configuration"] = string(b.Config.Resolved())
 			return facts, nil
 		},
+		cached: true,
 		outputs: func(b *Build) []string {
 			return append(sealedFiles(b, "app"), append(sealedFiles(b, "config"), b.appPrograms()...)...)
 		},

@@ -15,6 +15,7 @@ func baseOSStage() stage {
 		keys:    []string{"HOSTNAME", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
 		reads:   []string{"bootstrap"},
 		facts:   overlayDigests,
+		cached:  true,
 		outputs: func(b *Build) []string { return []string{b.scratch("rootfs.tar")} },
 		run:     baseOS,
 	}

@@ -11,7 +11,8 @@ func bootstrapStage() stage {
 	return stage{
 		name:    "bootstrap",
 		title:   "installing the distribution's packages",
-		keys:    []string{"DISTRIBUTION", "SUITE", "SNAPSHOT", "COMPONENTS", "PACKAGES", "KERNEL", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
+		keys:    []string{"DISTRIBUTION", "SUITE", "MIRROR", "SNAPSHOT", "COMPONENTS", "PACKAGES", "KERNEL", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
+		cached:  true,
 		outputs: func(b *Build) []string { return []string{b.scratch("base.tar"), b.scratch("packages.json")} },
 		run:     bootstrap,
 	}

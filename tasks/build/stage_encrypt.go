@@ -2,12 +2,11 @@ package build
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"strings"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal"
@@ -20,6 +19,7 @@ func encryptStage() stage {
 		keys:    append(sealingKeys(), "ROOT_ENCRYPT"),
 		reads:   []string{"prepare", "tee"},
 		facts:   imageKeyDigest,
+		cached:  true,
 		outputs: func(b *Build) []string { return sealedFiles(b, "root") },
 		run: func(ctx context.Context, b *Build) error {
 			return b.seal(ctx, "root", b.scratch("root.tar"))
@@ -44,14 +44,13 @@ func (b *Build) imageKeyFile() string { return b.out("keys", "image.key") }
 func imageKeyDigest(b *Build) (map[string]string, error) {
 	key, err := os.ReadFile(b.imageKeyFile())
 	if os.IsNotExist(err) {
-		return map[string]string{"image key": "to be made"}, nil
+		return map[string]string{"image key": toBeMade}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer seal.Wipe(key)
-	sum := sha256.Sum256(append([]byte("cc-base image key/"), key...))
-	return map[string]string{"image key": hex.EncodeToString(sum[:])}, nil
+	return map[string]string{"image key": digest.Bytes(append([]byte("cc-base image key/"), key...))}, nil
 }
 
 // seal builds the volume of the partition called name from a tar tree: its

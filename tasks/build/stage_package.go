@@ -2,9 +2,9 @@ package build
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,8 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/boot"
 	"cc-base/tasks/bundle"
+	"cc-base/tasks/conf"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/disk"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
@@ -25,7 +28,7 @@ func packageStage() stage {
 	return stage{
 		name:  "package",
 		title: "putting image and installer together",
-		keys:  []string{"ESP_SIZE", "ROOT_SIZE", "APP_SIZE", "CONFIG_SIZE", "ROOT_ENCRYPT", "APP_ENCRYPT", "LOCKDOWN", "PANIC_ON_OOPS", "SOURCE_DATE_EPOCH"},
+		keys:  conf.Keys(), // the installer carries them all
 		reads: []string{"prepare", "bootstrap", "tee", "encrypt", "apps"},
 		facts: packageFacts,
 		outputs: func(b *Build) []string {
@@ -64,17 +67,18 @@ func packageFacts(b *Build) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts := map[string]string{"cc-install": installer, "profile": b.Profile, "configuration": string(b.Config.Resolved())}
+	facts := map[string]string{"cc-install": installer, "profile": b.Profile}
 	for name := range scripts() {
-		if facts["script:"+name], err = fileDigest(b.scriptSource(name)); err != nil {
+		if facts["script:"+name], err = digest.File(b.scriptSource(name)); err != nil {
 			return nil, err
 		}
 	}
-	cert := filepath.Join(b.secureBootDir(), "db.crt")
-	if digest, err := fileDigest(cert); err == nil {
-		facts["secure boot certificate"] = digest
+	const cert = "secure boot certificate"
+	facts[cert], err = digest.File(filepath.Join(b.secureBootDir(), "db.crt"))
+	if errors.Is(err, fs.ErrNotExist) {
+		facts[cert], err = toBeMade, nil
 	}
-	return facts, nil
+	return facts, err
 }
 
 func pack(ctx context.Context, b *Build) error {
@@ -143,7 +147,7 @@ func (b *Build) buildUKI(ctx context.Context, m manifest.Manifest) error {
 	if image, err = boot.Sign(image, key); err != nil {
 		return err
 	}
-	return writeFile(b.out("cc-base.efi"), image, 0o644)
+	return atomicfile.Write(b.out("cc-base.efi"), 0o644, image)
 }
 
 // minDynamic is the size of cc-dynamic in the image as shipped; the installer
@@ -154,15 +158,15 @@ const minDynamic = 64 * disk.MiB
 // derived from the content of all volumes, so that two different images never
 // share one and the same image always has the same.
 func (b *Build) assembleDisk(ctx context.Context, m *manifest.Manifest) error {
-	content := sha256.Sum256([]byte(m.CommandLine))
+	content := digest.Bytes([]byte(m.CommandLine))
 	id := func(label, use string) string {
-		return strings.ToUpper(seal.Derive(label, use, hex.EncodeToString(content[:])).String())
+		return strings.ToUpper(seal.Derive(label, use, content).String())
 	}
 	esp := b.scratch("esp.img")
 	defer os.Remove(esp)
 	espSize, err := disk.BuildESP(ctx, b.Tools, disk.ESP{
 		Files: map[string]string{"EFI/BOOT/BOOTX64.EFI": b.out("cc-base.efi")},
-		Label: "CC-ESP", VolumeID: seal.Derive("cc-esp", "fat", hex.EncodeToString(content[:])).ID(), Epoch: m.SourceDateEpoch,
+		Label: "CC-ESP", VolumeID: seal.Derive("cc-esp", "fat", content).ID(), Epoch: m.SourceDateEpoch,
 		Size: b.partitionSize("esp"),
 	}, esp)
 	if err != nil {
@@ -244,7 +248,7 @@ func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(b.scratch("sbom.cdx.json"), sbom, 0o644); err != nil {
+	if err := atomicfile.Write(b.scratch("sbom.cdx.json"), 0o644, sbom); err != nil {
 		return err
 	}
 	entries, err := b.installerEntries(install)
@@ -258,7 +262,7 @@ func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(b.out("manifest.json"), data, 0o644); err != nil {
+	if err := atomicfile.Write(b.out("manifest.json"), 0o644, data); err != nil {
 		return err
 	}
 	entries = append(entries, bundle.Entry{Name: "installer/manifest.json", Source: b.out("manifest.json"), Mode: 0o644})
@@ -277,8 +281,8 @@ func digestEntries(entries []bundle.Entry) ([]manifest.File, error) {
 	var files []manifest.File
 	for i := range entries {
 		e := &entries[i]
-		sum, length := sha256.Sum256(e.Data), int64(len(e.Data))
-		e.SHA256 = hex.EncodeToString(sum[:])
+		length := int64(len(e.Data))
+		e.SHA256 = digest.Bytes(e.Data)
 		if e.Source != "" {
 			o, err := describe(e.Source)
 			if err != nil {
@@ -350,17 +354,17 @@ func (b *Build) measure(m manifest.Manifest) error {
 	}
 	files := b.firmwareFiles()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		digest, err := fileDigest(files[name])
+		sum, err := digest.File(files[name])
 		if err != nil {
 			return err
 		}
-		doc.Firmware = append(doc.Firmware, measurements.Firmware{File: name, SHA256: digest})
+		doc.Firmware = append(doc.Firmware, measurements.Firmware{File: name, SHA256: sum})
 	}
 	data, err := doc.Encode()
 	if err != nil {
 		return err
 	}
-	return writeFile(b.out("measurements.json"), data, 0o644)
+	return atomicfile.Write(b.out("measurements.json"), 0o644, data)
 }
 
 func (b *Build) billOfMaterials(m manifest.Manifest, install string) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/rootfs"
 	"cc-base/tasks/toolbox"
 )
@@ -19,7 +20,7 @@ func prepareStage() stage {
 	return stage{
 		name:    "prepare",
 		title:   "bringing the tools tree up to date",
-		keys:    []string{"TOOLS_SUITE", "SOURCE_DATE_EPOCH"},
+		keys:    []string{"TOOLS_SUITE"},
 		outputs: func(b *Build) []string { return []string{b.toolsList()} },
 		run:     prepare,
 	}
@@ -83,7 +84,7 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
 		return err
 	}
-	return os.Rename(list, b.toolsList())
+	return atomicfile.Publish(list, b.toolsList())
 }
 
 // bootstrapSpec is what the tools tree and the image have in common.
@@ -108,7 +109,7 @@ func (b *Build) keep(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(b.scratch(name), append(data, '\n'), 0o644)
+	return atomicfile.Write(b.scratch(name), 0o644, append(data, '\n'))
 }
 
 // kept reads what an earlier stage kept.

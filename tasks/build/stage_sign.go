@@ -2,10 +2,13 @@ package build
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/sign"
 )
 
@@ -20,14 +23,16 @@ func signStage() stage {
 				return nil, err
 			}
 			facts := map[string]string{"key": choice.Path}
-			if choice.Path != "" {
-				// A digest of the (perhaps locked) key file; what it is made
-				// from has full entropy.
-				if digest, err := fileDigest(choice.Path); err == nil {
-					facts["key file"] = digest
-				}
+			if choice.Path == "" {
+				return facts, nil
 			}
-			return facts, nil
+			// A digest of the (perhaps locked) key file; what it is made from
+			// has full entropy.
+			facts["key file"], err = digest.File(choice.Path)
+			if errors.Is(err, fs.ErrNotExist) {
+				facts["key file"], err = toBeMade, nil
+			}
+			return facts, err
 		},
 		outputs: func(b *Build) []string {
 			choice, err := b.signing()

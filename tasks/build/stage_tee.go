@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"cc-base/overlays/cc-guest/settings"
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/boot"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/program"
@@ -30,6 +31,7 @@ func teeStage() stage {
 			digest, err := b.programDigest("overlays/cc-guest")
 			return map[string]string{"cc-guest": digest}, err
 		},
+		cached: true,
 		outputs: func(b *Build) []string {
 			return []string{b.scratch("root.tar"), b.scratch("initrd.img"), b.scratch("vmlinuz"), b.scratch("os-release"), b.scratch("kernel.json"), b.scratch("cc-guest")}
 		},
@@ -120,7 +122,7 @@ func (b *Build) extractKernel() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := writeFile(to, data, 0o644); err != nil {
+		if err := atomicfile.Write(to, 0o644, data); err != nil {
 			return "", err
 		}
 	}
@@ -151,5 +153,5 @@ func (b *Build) buildInitrd(ctx context.Context, release string) error {
 		return err
 	}
 	b.log.event("tee", "initrd: %s", fileSize(out))
-	return os.Rename(out, b.scratch("initrd.img"))
+	return atomicfile.Publish(out, b.scratch("initrd.img"))
 }

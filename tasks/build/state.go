@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cc-base/tasks/atomicfile"
+	"cc-base/tasks/digest"
 )
 
 // record is what is known of a finished stage: out/state/NAME.json.
@@ -129,15 +131,15 @@ func (b *Build) record(s stage, in map[string]string, took time.Duration) error 
 	if err != nil {
 		return err
 	}
-	return writeFile(b.recordFile(s.name), append(data, '\n'), 0o644)
+	return atomicfile.Write(b.recordFile(s.name), 0o644, append(data, '\n'))
 }
 
 func describe(path string) (output, error) {
-	digest, err := fileDigest(path)
+	sum, err := digest.File(path)
 	if err != nil {
 		return output{}, err
 	}
-	o := output{Path: path, SHA256: digest}
+	o := output{Path: path, SHA256: sum}
 	o.Size, o.Inode, o.CTime, err = identity(path)
 	return o, err
 }
@@ -150,8 +152,8 @@ func (o output) unchanged() bool {
 	if inode == o.Inode && ctime == o.CTime {
 		return true
 	}
-	digest, err := fileDigest(o.Path)
-	return err == nil && digest == o.SHA256
+	sum, err := digest.File(o.Path)
+	return err == nil && sum == o.SHA256
 }
 
 func identity(path string) (size int64, inode uint64, ctime int64, err error) {
@@ -164,39 +166,4 @@ func identity(path string) (size int64, inode uint64, ctime int64, err error) {
 		return 0, 0, 0, fmt.Errorf("%s: no inode information", path)
 	}
 	return info.Size(), st.Ino, st.Ctim.Nano(), nil
-}
-
-func fileDigest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// writeFile writes data so that the file appears whole or not at all.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	part := path + ".part"
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(part)
-	if _, err := f.Write(data); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(part, path)
 }

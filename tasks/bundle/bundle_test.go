@@ -10,11 +10,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/manifest"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,14 +46,7 @@ func needTool(t *testing.T, name string) {
 }
 
 func noise(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(b)
-	return b
-}
-
-func sumOf(b []byte) string {
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:])
+	return filetest.Noise(7, n)
 }
 
 // sample is an installer in small, in no particular order.
@@ -87,7 +79,7 @@ func write(t *testing.T, entries []Entry, opts Options) ([]byte, Result) {
 func TestSameInputsGiveTheSameBytes(t *testing.T) {
 	entries := sample(t)
 	want, res := write(t, entries, Options{Epoch: epoch})
-	if res.Size != int64(len(want)) || res.SHA256 != sumOf(want) {
+	if res.Size != int64(len(want)) || res.SHA256 != digest.Bytes(want) {
 		t.Errorf("result says %d bytes, %s", res.Size, res.SHA256)
 	}
 	reversed := make([]Entry, 0, len(entries))
@@ -156,7 +148,7 @@ func TestHoldsWhatWasGivenAndNothingElse(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
-	if got := res.Files[0]; got != (manifest.File{Path: "cc-base.qcow2", Size: sampleNoise, SHA256: sumOf(noise(sampleNoise))}) {
+	if got := res.Files[0]; got != (manifest.File{Path: "cc-base.qcow2", Size: sampleNoise, SHA256: digest.Bytes(noise(sampleNoise))}) {
 		t.Errorf("first file %+v", got)
 	}
 	// The noise is stored (plus 5 bytes per 64 KiB), the text is compressed.
@@ -299,7 +291,7 @@ func TestRefuses(t *testing.T) {
 		"a device":              {one(Entry{Name: "i/a", Source: os.DevNull}), Options{}, "not a regular file"},
 		"a missing source":      {one(Entry{Name: "i/a", Source: file + "x"}), Options{}, "no such file"},
 		"source and data":       {one(Entry{Name: "i/a", Source: file, Data: []byte("y")}), Options{}, "both a source and data"},
-		"other content":         {one(Entry{Name: "i/a", Source: file, SHA256: sumOf([]byte("y"))}), Options{}, "was recorded"},
+		"other content":         {one(Entry{Name: "i/a", Source: file, SHA256: digest.Bytes([]byte("y"))}), Options{}, "was recorded"},
 		"no top folder":         {one(Entry{Name: "a"}), Options{}, "not inside a top folder"},
 		"another top folder":    {one(Entry{Name: "j/a"}), Options{}, "not inside the top folder"},
 		"an absolute name":      {one(Entry{Name: "/etc/a"}), Options{}, "not inside the top folder"},
@@ -323,13 +315,13 @@ func TestRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %q in it", err, tc.want)
 			}
-			wantNames(t, out)
+			filetest.Only(t, out)
 		})
 	}
 }
 
 func TestOtherContentThanRecordedIsDamage(t *testing.T) {
-	_, err := Write(context.Background(), io.Discard, []Entry{{Name: "i/a", Mode: 0o644, Data: []byte("x"), SHA256: sumOf(nil)}}, Options{})
+	_, err := Write(context.Background(), io.Discard, []Entry{{Name: "i/a", Mode: 0o644, Data: []byte("x"), SHA256: digest.Bytes(nil)}}, Options{})
 	if e := fault.Of(err); e == nil || e.Code != fault.Damaged {
 		t.Errorf("error %v", err)
 	}
@@ -380,7 +372,7 @@ func TestWriteFileReplacesAndRemovesWhatSpokeOfTheOldFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantNames(t, dir, "b.tar.gz", "b.tar.gz.sha256")
+	filetest.Only(t, dir, "b.tar.gz", "b.tar.gz.sha256")
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -389,7 +381,7 @@ func TestWriteFileReplacesAndRemovesWhatSpokeOfTheOldFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := sumOf(data) + "  b.tar.gz\n"; string(sums) != want || res.SHA256 != sumOf(data) {
+	if want := digest.Bytes(data) + "  b.tar.gz\n"; string(sums) != want || res.SHA256 != digest.Bytes(data) {
 		t.Errorf("sum file %q, want %q", sums, want)
 	}
 }
@@ -412,7 +404,7 @@ func TestCancelLeavesTheOldFileAndNoPart(t *testing.T) {
 	if _, err := WriteFile(ctx, path, sample(t), opts); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v", err)
 	}
-	wantNames(t, dir, "b.tar.gz", "b.tar.gz.asc", "b.tar.gz.sha256")
+	filetest.Only(t, dir, "b.tar.gz", "b.tar.gz.asc", "b.tar.gz.sha256")
 	noLeftGoroutines(t, before)
 }
 
@@ -455,21 +447,6 @@ func noLeftGoroutines(t *testing.T, before int) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
-}
-
-func wantNames(t *testing.T, dir string, want ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range entries {
-		got = append(got, e.Name())
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
-	}
 }
 
 func BenchmarkWriteStored(b *testing.B) { benchmarkWrite(b, true) }

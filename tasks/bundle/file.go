@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
+
+	"cc-base/tasks/atomicfile"
 )
 
 // WriteFile packs the entries into the file path (mode 0644) and writes
@@ -17,23 +19,23 @@ import (
 // at that moment its .sha256 and its .asc, which speak of other bytes, go. On
 // error or cancellation nothing of the new file is left.
 func WriteFile(ctx context.Context, path string, entries []Entry, opts Options) (res Result, err error) {
-	tarPart, sumPart := path+".part", path+".sha256.part"
+	tarPart, sumPart := path+atomicfile.Extension, path+".sha256"+atomicfile.Extension
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, remove(tarPart), remove(sumPart))
+			err = errors.Join(err, atomicfile.Remove(tarPart), atomicfile.Remove(sumPart))
 		}
 	}()
-	err = writePart(tarPart, func(f *os.File) error {
+	err = atomicfile.WritePart(tarPart, 0o644, func(w io.Writer) error {
 		var err error
-		res, err = Write(ctx, f, entries, opts)
+		res, err = Write(ctx, w, entries, opts)
 		return err
 	})
 	if err != nil {
 		return Result{}, err
 	}
 	line := fmt.Sprintf("%s  %s\n", res.SHA256, filepath.Base(path))
-	err = writePart(sumPart, func(f *os.File) error {
-		_, err := f.WriteString(line)
+	err = atomicfile.WritePart(sumPart, 0o644, func(w io.Writer) error {
+		_, err := io.WriteString(w, line)
 		return err
 	})
 	if err != nil {
@@ -44,54 +46,16 @@ func WriteFile(ctx context.Context, path string, entries []Entry, opts Options) 
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	if err := errors.Join(remove(path+".sha256"), remove(path+".asc")); err != nil {
+	if err := errors.Join(atomicfile.Remove(path+".sha256"), atomicfile.Remove(path+".asc")); err != nil {
 		return Result{}, err
 	}
+	// Not atomicfile.Publish: the folder is forced to the medium once, after
+	// both names are right.
 	if err := os.Rename(tarPart, path); err != nil {
 		return Result{}, err
 	}
 	if err := os.Rename(sumPart, path+".sha256"); err != nil {
-		return Result{}, errors.Join(err, remove(path))
+		return Result{}, errors.Join(err, atomicfile.Remove(path))
 	}
-	return res, syncDir(filepath.Dir(path))
-}
-
-// writePart makes the file anew, lets fill write it and forces it to the disk.
-// A part left by a build that was killed is removed first; O_EXCL then makes
-// sure that no link planted there is written through.
-func writePart(path string, fill func(*os.File) error) (err error) {
-	if err := remove(path); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if err := fill(f); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-// remove is os.Remove for a file that need not exist.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// syncDir makes renames in dir last over a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return res, atomicfile.SyncDir(filepath.Dir(path))
 }

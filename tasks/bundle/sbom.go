@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"debug/buildinfo"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/manifest"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -192,13 +190,13 @@ func (w *billWriter) binary(bin Binary) {
 		w.fail("binary %s: %w", bin.Name, err)
 		return
 	}
-	digest, err := fileDigest(bin.Path)
+	sum, err := digest.File(bin.Path)
 	if err != nil {
 		w.fail("binary %s: %w", bin.Name, err)
 		return
 	}
 	ref := "binary:" + bin.Name
-	if !w.add(cdx.Component{BOMRef: ref, Type: cdx.ComponentTypeApplication, Name: bin.Name, Hashes: sha256Hash(digest)}) {
+	if !w.add(cdx.Component{BOMRef: ref, Type: cdx.ComponentTypeApplication, Name: bin.Name, Hashes: sha256Hash(sum)}) {
 		w.fail("binary %s: given twice", bin.Name)
 		return
 	}
@@ -249,17 +247,4 @@ func escapePURL(s string) string {
 		}
 	}
 	return b.String()
-}
-
-func fileDigest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

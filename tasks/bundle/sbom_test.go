@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/manifest"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -24,10 +25,10 @@ func bill() Bill {
 	return Bill{
 		Name: "cc-base", Version: "1", Epoch: epoch, Distribution: "debian", Suite: "trixie",
 		Packages: []Package{
-			{Name: "libstdc++6", Version: "14.2.0-19", Architecture: "amd64", Source: "gcc-14", SHA256: sumOf([]byte("b")), Size: 700_000, Filename: "pool/main/g/gcc-14/libstdc++6_14.2.0-19_amd64.deb"},
-			{Name: "bash", Version: "1:5.2.37-2+b5~x", Architecture: "amd64", SHA256: sumOf([]byte("a"))},
+			{Name: "libstdc++6", Version: "14.2.0-19", Architecture: "amd64", Source: "gcc-14", SHA256: digest.Bytes([]byte("b")), Size: 700_000, Filename: "pool/main/g/gcc-14/libstdc++6_14.2.0-19_amd64.deb"},
+			{Name: "bash", Version: "1:5.2.37-2+b5~x", Architecture: "amd64", SHA256: digest.Bytes([]byte("a"))},
 		},
-		Files: []manifest.File{{Path: "cc-base.efi", Size: 1, SHA256: sumOf([]byte("c"))}},
+		Files: []manifest.File{{Path: "cc-base.efi", Size: 1, SHA256: digest.Bytes([]byte("c"))}},
 	}
 }
 

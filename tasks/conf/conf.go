@@ -104,10 +104,24 @@ func readSources(dir string, entries []fs.DirEntry) ([]source, Problems) {
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), ".conf") && !slices.Contains(names, e.Name()) {
 			problems = append(problems, Problem{File: filepath.Join(dir, e.Name()), What: "no such configuration file is known",
-				Allowed: strings.Join(names, ", "), Suggest: literal.Nearest(e.Name(), names)})
+				Allowed: strings.Join(names, ", "), Suggest: nearestFile(e.Name(), names)})
 		}
 	}
 	return sources, problems
+}
+
+// nearestFile compares names without their common ending, which would make
+// any two short ones look alike.
+func nearestFile(name string, names []string) string {
+	var stems []string
+	for _, n := range names {
+		stems = append(stems, strings.TrimSuffix(n, ".conf"))
+	}
+	stem := literal.Nearest(strings.TrimSuffix(name, ".conf"), stems)
+	if stem == "" {
+		return ""
+	}
+	return stem + ".conf"
 }
 
 func readProfile(dir, profile string) ([]source, Problems) {

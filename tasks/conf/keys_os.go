@@ -170,6 +170,8 @@ func mirror(s string) error {
 		if u.Host != "" || !strings.HasPrefix(u.Path, "/") {
 			return fmt.Errorf("%q has no absolute path", s)
 		}
+	case u.Scheme == "":
+		return fmt.Errorf("%q does not say how to fetch from it, such as https://", s)
 	default:
 		return fmt.Errorf("%q has a scheme that mmdebstrap cannot use", s)
 	}

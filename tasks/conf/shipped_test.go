@@ -9,7 +9,6 @@ package conf
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,27 +17,16 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"cc-base/tasks/golden"
 )
 
 const shippedDir = "../../config"
 
-// updating says whether -update was given; the flag is registered in TestMain
-// so that no package variable is needed.
-func updating() bool {
-	f := flag.Lookup("update")
-	return f != nil && f.Value.String() == "true"
-}
-
-func TestMain(m *testing.M) {
-	flag.Bool("update", false, "rewrite the generated files instead of comparing them")
-	flag.Parse()
-	os.Exit(m.Run())
-}
-
 // sameFile compares a committed file with what generates it, or writes it.
 func sameFile(t *testing.T, path string, want []byte) {
 	t.Helper()
-	if updating() {
+	if golden.Updating() {
 		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -9,12 +9,8 @@ package disk_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,71 +18,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"cc-base/tasks/digest"
 	"cc-base/tasks/disk"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
-
 const (
 	epoch    = 1767225600
 	diskGUID = "8838B6BD-4A64-5071-99BA-D628892CD8BE"
 )
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
-}
-
-func refused(t *testing.T, err error, code fault.Code, words ...string) {
-	t.Helper()
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Code != code {
-		t.Fatalf("got %v, want a failure %s", err, code)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%q does not say %q", err, w)
-		}
-	}
-}
-
-func write(t *testing.T, file string, data []byte) string {
-	t.Helper()
-	if err := os.WriteFile(file, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func read(t *testing.T, file string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
 
 func absent(t *testing.T, files ...string) {
 	t.Helper()
@@ -97,16 +43,10 @@ func absent(t *testing.T, files ...string) {
 	}
 }
 
-func noise(seed byte, n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
-	return b
-}
-
 // sparse makes a file of zeros that takes no space.
 func sparse(t *testing.T, file string, size int64) string {
 	t.Helper()
-	write(t, file, nil)
+	filetest.Write(t, file, nil)
 	if err := os.Truncate(file, size); err != nil {
 		t.Fatal(err)
 	}
@@ -117,9 +57,9 @@ func esp(t *testing.T, dir string) disk.ESP {
 	t.Helper()
 	return disk.ESP{
 		Files: map[string]string{
-			"EFI/BOOT/BOOTX64.EFI":                         write(t, filepath.Join(dir, "uki"), noise(1, 3<<20+5)),
-			"EFI/a directory/A rather long file name.conf": write(t, filepath.Join(dir, "conf"), []byte("x=1\n")),
-			"empty": write(t, filepath.Join(dir, "empty"), nil),
+			"EFI/BOOT/BOOTX64.EFI":                         filetest.Write(t, filepath.Join(dir, "uki"), filetest.Noise(1, 3<<20+5)),
+			"EFI/a directory/A rather long file name.conf": filetest.Write(t, filepath.Join(dir, "conf"), []byte("x=1\n")),
+			"empty": filetest.Write(t, filepath.Join(dir, "empty"), nil),
 		},
 		Label: "CC-ESP", VolumeID: 0x1234abcd, Epoch: epoch,
 	}
@@ -132,7 +72,7 @@ func TestABootPartitionIsMadeByTheseCommands(t *testing.T) {
 	if _, err := disk.BuildESP(t.Context(), run, esp(t, dir), filepath.Join(dir, "esp.img")); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "esp.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
+	golden.Compare(t, "esp.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
 }
 
 func TestABootPartitionIsSoundAndHoldsTheFiles(t *testing.T) {
@@ -158,7 +98,7 @@ func TestABootPartitionIsSoundAndHoldsTheFiles(t *testing.T) {
 	for dst, src := range e.Files {
 		var out bytes.Buffer
 		err := run.Run(t.Context(), sh.Cmd{Name: "mcopy", Args: []string{"-i", image, "::" + dst, "-"}, Stdout: &out})
-		if err != nil || !bytes.Equal(out.Bytes(), read(t, src)) {
+		if err != nil || !bytes.Equal(out.Bytes(), filetest.Read(t, src)) {
 			t.Errorf("%s: %d bytes came back; %v", dst, out.Len(), err)
 		}
 		if info, err := os.Stat(src); err != nil || !info.ModTime().Equal(old) {
@@ -183,7 +123,7 @@ func TestABootPartitionBuiltTwiceIsTheSameBytes(t *testing.T) {
 	if _, err := disk.BuildESP(t.Context(), two, esp(t, second), b); err != nil {
 		t.Fatal(err)
 	}
-	x, y := read(t, a), read(t, b)
+	x, y := filetest.Read(t, a), filetest.Read(t, b)
 	if !bytes.Equal(x, y) {
 		for i := range x {
 			if x[i] != y[i] {
@@ -218,7 +158,7 @@ func TestABootPartitionTooSmallIsRefusedWithTheNumberThatWorks(t *testing.T) {
 	// room of small images.
 	big := disk.ESP{Files: map[string]string{"BIG": sparse(t, filepath.Join(dir, "big"), 300*disk.MiB)}, Label: "CC-ESP", Size: 304 * disk.MiB}
 	_, err := disk.BuildESP(t.Context(), run, big, image)
-	refused(t, err, fault.VolumeTooBig, "304 MiB", "300 MiB")
+	faulttest.Want(t, err, fault.VolumeTooBig, "304 MiB", "300 MiB")
 	absent(t, image)
 	var have, files, need int64
 	if _, err := fmt.Sscanf(err.Error(), "the boot partition of %d MiB cannot hold %d MiB of files; at least %d MiB are needed", &have, &files, &need); err != nil {
@@ -231,7 +171,7 @@ func TestABootPartitionTooSmallIsRefusedWithTheNumberThatWorks(t *testing.T) {
 	small := esp(t, dir)
 	small.Size = 32 * disk.MiB
 	_, err = disk.BuildESP(t.Context(), run, small, filepath.Join(dir, "small.img"))
-	refused(t, err, fault.VolumeTooBig, "32 MiB", "at least 64 MiB")
+	faulttest.Want(t, err, fault.VolumeTooBig, "32 MiB", "at least 64 MiB")
 }
 
 func TestAFailureLeavesNoBootPartition(t *testing.T) {
@@ -246,7 +186,7 @@ func TestAFailureLeavesNoBootPartition(t *testing.T) {
 			return "", nil
 		}}
 		_, err := disk.BuildESP(t.Context(), run, esp(t, dir), image)
-		refused(t, err, fault.DiskImage, "it broke")
+		faulttest.Want(t, err, fault.DiskImage, "it broke")
 		absent(t, image)
 	}
 	dir := t.TempDir()
@@ -261,13 +201,13 @@ func TestAFailureLeavesNoBootPartition(t *testing.T) {
 func volumes(t *testing.T, dir string) []disk.Volume {
 	t.Helper()
 	holes := make([]byte, 8*disk.MiB)
-	copy(holes, noise(2, 4096))
-	copy(holes[7*disk.MiB:], noise(3, disk.MiB))
+	copy(holes, filetest.Noise(2, 4096))
+	copy(holes[7*disk.MiB:], filetest.Noise(3, disk.MiB))
 	return []disk.Volume{
-		{Label: "cc-esp", TypeGUID: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", GUID: "DEA949C3-45A6-5EB9-BF9B-1365E4FC877B", Content: write(t, filepath.Join(dir, "1"), noise(1, 2*disk.MiB))},
-		{Label: "cc-root", TypeGUID: "CA7D7CCB-63ED-4C53-861C-1742536059CC", GUID: "3D1FBB4A-3A87-58A9-9403-4D7952DEB57A", Content: write(t, filepath.Join(dir, "2"), holes), ReadOnly: true},
-		{Label: "cc-app", TypeGUID: "CA7D7CCB-63ED-4C53-861C-1742536059CC", GUID: "9C2E27FE-005F-586C-8EFB-118A583F1FC5", Content: write(t, filepath.Join(dir, "3"), noise(4, disk.MiB+512)), ReadOnly: true},
-		{Label: "cc-config", TypeGUID: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: "31F4BCAE-6833-5FFA-9AC5-9159A74030BA", Content: write(t, filepath.Join(dir, "4"), noise(5, 100)), Size: 3*disk.MiB - 1},
+		{Label: "cc-esp", TypeGUID: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", GUID: "DEA949C3-45A6-5EB9-BF9B-1365E4FC877B", Content: filetest.Write(t, filepath.Join(dir, "1"), filetest.Noise(1, 2*disk.MiB))},
+		{Label: "cc-root", TypeGUID: "CA7D7CCB-63ED-4C53-861C-1742536059CC", GUID: "3D1FBB4A-3A87-58A9-9403-4D7952DEB57A", Content: filetest.Write(t, filepath.Join(dir, "2"), holes), ReadOnly: true},
+		{Label: "cc-app", TypeGUID: "CA7D7CCB-63ED-4C53-861C-1742536059CC", GUID: "9C2E27FE-005F-586C-8EFB-118A583F1FC5", Content: filetest.Write(t, filepath.Join(dir, "3"), filetest.Noise(4, disk.MiB+512)), ReadOnly: true},
+		{Label: "cc-config", TypeGUID: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: "31F4BCAE-6833-5FFA-9AC5-9159A74030BA", Content: filetest.Write(t, filepath.Join(dir, "4"), filetest.Noise(5, 100)), Size: 3*disk.MiB - 1},
 		{Label: "cc-dynamic", TypeGUID: "6229E8D9-6D18-5389-A180-E8461AC96685", GUID: "0A80DFEC-9FF1-5CA9-BBE0-11A3D198F52F", Size: 64 * disk.MiB},
 	}
 }
@@ -285,9 +225,9 @@ func TestADiskHoldsEveryVolumeAtItsPlace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	v, raw := volumes(t, dir), filepath.Join(dir, "disk.raw")
-	write(t, raw, noise(9, 4*disk.MiB)) // what lay there before must not show through
+	filetest.Write(t, raw, filetest.Noise(9, 4*disk.MiB)) // what lay there before must not show through
 	d := assemble(t, raw, v)
-	image := read(t, raw)
+	image := filetest.Read(t, raw)
 	if d.GUID != diskGUID || d.SectorSize != 512 || d.VirtualSize != int64(len(image)) {
 		t.Errorf("got %+v for %d bytes", d, len(image))
 	}
@@ -302,9 +242,8 @@ func TestADiskHoldsEveryVolumeAtItsPlace(t *testing.T) {
 		next += p.Size
 		var content []byte
 		if v[i].Content != "" {
-			content = read(t, v[i].Content)
-			sum := sha256.Sum256(content)
-			if p.SHA256 != hex.EncodeToString(sum[:]) {
+			content = filetest.Read(t, v[i].Content)
+			if p.SHA256 != digest.Bytes(content) {
 				t.Errorf("%s: the digest is of something else", p.Label)
 			}
 		} else if p.SHA256 != "" {
@@ -330,7 +269,7 @@ func TestADiskHoldsEveryVolumeAtItsPlace(t *testing.T) {
 	}
 	again := filepath.Join(dir, "again.raw")
 	assemble(t, again, v)
-	if !bytes.Equal(image, read(t, again)) {
+	if !bytes.Equal(image, filetest.Read(t, again)) {
 		t.Error("assembled twice, the disks differ")
 	}
 }
@@ -373,7 +312,7 @@ func TestEveryVolumeThatDoesNotFitIsNamedAtOnce(t *testing.T) {
 	v, raw := volumes(t, dir), filepath.Join(dir, "disk.raw")
 	v[1].Size, v[2].Size, v[4].Size = 4*disk.MiB, disk.MiB, 0
 	_, err := disk.Assemble(t.Context(), raw, diskGUID, v)
-	refused(t, err, fault.VolumeTooBig, "cc-root: 4 MiB is below the 8 MiB", "cc-app: 1 MiB is below the 2 MiB", "cc-dynamic: there is neither content nor a size")
+	faulttest.Want(t, err, fault.VolumeTooBig, "cc-root: 4 MiB is below the 8 MiB", "cc-app: 1 MiB is below the 2 MiB", "cc-dynamic: there is neither content nor a size")
 	if strings.Contains(err.Error(), "cc-config") {
 		t.Errorf("cc-config fits: %v", err)
 	}
@@ -415,7 +354,7 @@ func TestAQcow2IsMadeByTheseCommands(t *testing.T) {
 	dir := t.TempDir()
 	run := &sh.Recorder{Answer: func(c sh.Cmd) (string, error) {
 		if c.Args[0] == "convert" {
-			write(t, c.Args[len(c.Args)-1], []byte("QFI"))
+			filetest.Write(t, c.Args[len(c.Args)-1], []byte("QFI"))
 		}
 		return "", nil
 	}}
@@ -423,7 +362,7 @@ func TestAQcow2IsMadeByTheseCommands(t *testing.T) {
 	if err := disk.Qcow2(t.Context(), run, filepath.Join(dir, "disk.raw"), out); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "qcow2.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
+	golden.Compare(t, "qcow2.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
 	absent(t, out+".part")
 }
 
@@ -437,7 +376,7 @@ func TestAQcow2IsTheRawDiskAndTheSameTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !bytes.Equal(read(t, a), read(t, b)) {
+	if !bytes.Equal(filetest.Read(t, a), filetest.Read(t, b)) {
 		t.Error("converted twice, they differ")
 	}
 	if err := sh.Do(t.Context(), run, "qemu-img", "check", "-f", "qcow2", a); err != nil {
@@ -451,7 +390,7 @@ func TestAQcow2IsTheRawDiskAndTheSameTwice(t *testing.T) {
 	if err != nil || !strings.Contains(info, fmt.Sprintf(`"virtual-size": %d,`, d.VirtualSize)) {
 		t.Errorf("its size is not %d: %s; %v", d.VirtualSize, info, err)
 	}
-	if n := len(read(t, a)); n > 10*disk.MiB {
+	if n := len(filetest.Read(t, a)); n > 10*disk.MiB {
 		t.Errorf("%d bytes: the holes are in it", n)
 	}
 }
@@ -460,15 +399,15 @@ func TestAFailureLeavesNoQcow2(t *testing.T) {
 	t.Parallel()
 	run, dir := lab.Tools(t)
 	out := filepath.Join(dir, "disk.qcow2")
-	refused(t, disk.Qcow2(t.Context(), run, filepath.Join(dir, "none.raw"), out), fault.DiskImage)
+	faulttest.Want(t, disk.Qcow2(t.Context(), run, filepath.Join(dir, "none.raw"), out), fault.DiskImage)
 	absent(t, out, out+".part")
 	broken := &sh.Recorder{Answer: func(c sh.Cmd) (string, error) {
 		if c.Args[0] == "convert" {
-			write(t, c.Args[len(c.Args)-1], []byte("half"))
+			filetest.Write(t, c.Args[len(c.Args)-1], []byte("half"))
 			return "", nil
 		}
 		return "", errors.New("it is corrupt")
 	}}
-	refused(t, disk.Qcow2(t.Context(), broken, filepath.Join(dir, "disk.raw"), out), fault.DiskImage, "corrupt")
+	faulttest.Want(t, disk.Qcow2(t.Context(), broken, filepath.Join(dir, "disk.raw"), out), fault.DiskImage, "corrupt")
 	absent(t, out, out+".part")
 }

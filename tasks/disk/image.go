@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
@@ -148,7 +149,7 @@ func zero(b []byte) bool {
 // Qcow2 converts a raw image to qcow2 without compression: the content is
 // ciphertext. The file appears whole or not at all.
 func Qcow2(ctx context.Context, run sh.Runner, raw, out string) error {
-	part := out + ".part"
+	part := out + atomicfile.Extension
 	defer os.Remove(part)
 	if err := sh.Do(ctx, run, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "compat=1.1,lazy_refcounts=off,cluster_size=65536", raw, part); err != nil {
 		return fault.New(fault.DiskImage, err)
@@ -156,14 +157,5 @@ func Qcow2(ctx context.Context, run sh.Runner, raw, out string) error {
 	if err := sh.Do(ctx, run, "qemu-img", "check", "-q", part); err != nil {
 		return fault.New(fault.DiskImage, err)
 	}
-	// On the medium before it has its name: a power cut must not leave a name
-	// for bytes that are not there.
-	f, err := os.OpenFile(part, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(part, out)
+	return atomicfile.Publish(part, out)
 }

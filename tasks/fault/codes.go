@@ -1,8 +1,6 @@
 package fault
 
-// The codes, by area: 01 configuration, 02 this machine, 03 packages and root
-// file system, 04 sealing and disk, 05 boot and VM, 06 bundle and signature,
-// 07 installer, 08 the guest. Numbers are never reused.
+// The codes, by area (see areas). Numbers are never reused.
 const (
 	Config        Code = "CC0101"
 	HostTools     Code = "CC0201"
@@ -11,6 +9,7 @@ const (
 	Busy          Code = "CC0204"
 	Command       Code = "CC0205"
 	Interrupted   Code = "CC0206"
+	OutputFolder  Code = "CC0207"
 	Bootstrap     Code = "CC0301"
 	Overlay       Code = "CC0302"
 	Sealing       Code = "CC0401"
@@ -71,14 +70,17 @@ func Meanings() []Meaning {
 			"the free space under out/ or the memory is below what this configuration was measured to need",
 			"free some, or point CC_OUT_DIR at a larger disk"},
 		{Busy, ExitFailed, "another build runs in this output folder",
-			"two builds that write the same out/ would spoil each other",
+			"a build was started on an out/ that another one, whose process is named, writes to",
 			"wait for the other one, or give this one its own CC_OUT_DIR"},
 		{Command, ExitFailed, "a program that the build ran has failed",
-			"the last lines it printed are shown; the whole log is under out/log",
-			"read the lines shown"},
+			"a program ended with an error that has no code of its own; the last lines it printed are shown",
+			"read the lines shown; the whole log is under out/log"},
 		{Interrupted, ExitFailed, "the build was interrupted",
 			"Ctrl-C or SIGTERM; children were ended and half-written outputs removed",
 			"build again: finished stages are not repeated"},
+		{OutputFolder, ExitFailed, "the output folder cannot be used",
+			"CC_OUT_DIR, or out/ in the checkout, cannot be made or written to: it lies below a file, on a read-only file system or belongs to somebody else",
+			"point CC_OUT_DIR at a folder that you may write to"},
 		{Bootstrap, ExitFailed, "the distribution could not be bootstrapped",
 			"the mirror does not answer, a package does not exist, or a signature does not verify",
 			"the mirror is read from the host's apt configuration; check it, or set MIRROR in config/os.conf"},

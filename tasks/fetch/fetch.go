@@ -31,7 +31,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
@@ -40,6 +39,7 @@ import (
 	"regexp"
 	"time"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 
 	"github.com/cavaliergopher/grab/v3"
@@ -191,7 +191,7 @@ func (f *Fetcher) cached(ctx context.Context, path string, req Request) (bool, e
 		return false, fmt.Errorf("fetch: %w", err)
 	}
 	if st.Mode().IsRegular() && st.Size() == req.Size {
-		sum, err := digest(ctx, path)
+		sum, err := fileDigest(ctx, path)
 		if err != nil {
 			return false, fmt.Errorf("fetch: %w", err)
 		}
@@ -293,27 +293,13 @@ func (f *Fetcher) attempt(ctx context.Context, req Request, part *partFile) (aft
 	}
 }
 
-func digest(ctx context.Context, path string) (string, error) {
+func fileDigest(ctx context.Context, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err != nil {
-			return "", err
-		}
-	}
+	return digest.Reader(ctx, f)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

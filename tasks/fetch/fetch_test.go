@@ -8,11 +8,8 @@ package fetch
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,7 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/filetest"
 
 	"github.com/cavaliergopher/grab/v3"
 	"github.com/google/go-cmp/cmp"
@@ -38,14 +37,7 @@ func quick() Options {
 }
 
 func content(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
-	return b
-}
-
-func sumOf(b []byte) string {
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:])
+	return filetest.Noise(1, n)
 }
 
 // site is a server that notes the requests it gets.
@@ -92,7 +84,7 @@ func breakOff(w http.ResponseWriter, data []byte, n int) {
 }
 
 func request(s *site, data []byte) Request {
-	return Request{URL: s.URL + "/file", Size: int64(len(data)), SHA256: sumOf(data)}
+	return Request{URL: s.URL + "/file", Size: int64(len(data)), SHA256: digest.Bytes(data)}
 }
 
 func fetchIn(t *testing.T, dir string, req Request) (string, error) {
@@ -145,7 +137,7 @@ func wantFile(t *testing.T, dir, path string, err error, data []byte) {
 	if !bytes.Equal(got, data) {
 		t.Error("content differs")
 	}
-	if diff := cmp.Diff(map[string]int64{sumOf(data): int64(len(data))}, left(t, dir)); diff != "" {
+	if diff := cmp.Diff(map[string]int64{digest.Bytes(data): int64(len(data))}, left(t, dir)); diff != "" {
 		t.Errorf("cache (-want +got):\n%s", diff)
 	}
 }
@@ -167,7 +159,7 @@ func TestDownloadsVerifiesAndThenUsesTheCache(t *testing.T) {
 	if last.Load() != int64(len(data)) {
 		t.Errorf("progress ended at %d", last.Load())
 	}
-	if want := filepath.Join(dir, "sha256", sumOf(data)); path != want {
+	if want := filepath.Join(dir, "sha256", digest.Bytes(data)); path != want {
 		t.Errorf("path %s, want %s", path, want)
 	}
 	if st, _ := os.Stat(path); time.Since(st.ModTime()) > time.Hour {
@@ -242,7 +234,7 @@ func TestResumes(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			s := newSite(t, tc.handler)
-			plantPart(t, dir, sumOf(data), tc.part)
+			plantPart(t, dir, digest.Bytes(data), tc.part)
 			path, err := fetchIn(t, dir, request(s, data))
 			wantFile(t, dir, path, err, data)
 			if diff := cmp.Diff(tc.want, s.requests()); diff != "" {
@@ -344,7 +336,7 @@ func TestFails(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 			breakOff(w, data, 700)
-		}, nil, "", 4, map[string]int64{sumOf(data) + ".part": 700}},
+		}, nil, "", 4, map[string]int64{digest.Bytes(data) + ".part": 700}},
 		"on a silent server": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
 			w.WriteHeader(http.StatusOK)
@@ -412,7 +404,7 @@ func TestCancelLeavesOnlyAPartThatTheNextFetchResumes(t *testing.T) {
 			_, _ = w.Write(data[:60_000])
 			_ = http.NewResponseController(w).Flush()
 			// Wait until they have arrived, so that what is left is known.
-			for left(t, dir)[sumOf(data)+".part"] < 60_000 {
+			for left(t, dir)[digest.Bytes(data)+".part"] < 60_000 {
 				time.Sleep(time.Millisecond)
 			}
 			cancel()
@@ -427,7 +419,7 @@ func TestCancelLeavesOnlyAPartThatTheNextFetchResumes(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || path != "" {
 		t.Fatalf("got %q, %v", path, err)
 	}
-	if diff := cmp.Diff(map[string]int64{sumOf(data) + ".part": 60_000}, left(t, dir)); diff != "" {
+	if diff := cmp.Diff(map[string]int64{digest.Bytes(data) + ".part": 60_000}, left(t, dir)); diff != "" {
 		t.Errorf("cache (-want +got):\n%s", diff)
 	}
 	path, err = fetchIn(t, dir, request(s, data))
@@ -452,7 +444,7 @@ func TestManyFetchersOfOneFileAskOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	wantFile(t, dir, filepath.Join(dir, "sha256", sumOf(data)), nil, data)
+	wantFile(t, dir, filepath.Join(dir, "sha256", digest.Bytes(data)), nil, data)
 	if got := len(s.requests()); got != 1 {
 		t.Errorf("%d requests, want 1", got)
 	}
@@ -460,7 +452,7 @@ func TestManyFetchersOfOneFileAskOnce(t *testing.T) {
 
 func TestRefusesRequestsThatCannotBeChecked(t *testing.T) {
 	t.Parallel()
-	sum := sumOf(nil)
+	sum := digest.Bytes(nil)
 	for name, req := range map[string]Request{
 		"no size":       {URL: "http://host/f", SHA256: sum},
 		"no digest":     {URL: "http://host/f", Size: 1},
@@ -493,7 +485,7 @@ func TestRefusesAPartThatIsALink(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "sha256"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(victim, filepath.Join(dir, "sha256", sumOf(data)+".part")); err != nil {
+	if err := os.Symlink(victim, filepath.Join(dir, "sha256", digest.Bytes(data)+".part")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fetchIn(t, dir, request(s, data)); err == nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cc-base/tasks/atomicfile"
 )
 
 // partFile is a <sum>.part, held under an advisory lock: two builds that want
@@ -71,7 +73,8 @@ func (p *partFile) size() (int64, error) {
 // truncate empties the part instead of removing it, because the lock is on it.
 func (p *partFile) truncate() error { return p.f.Truncate(0) }
 
-// publish gives the part its final name. grab has closed it by now and ignored
+// publish gives the part its final name. It is not atomicfile.Publish because
+// the part is resumed, not made anew, and the lock is on this descriptor. grab has closed it by now and ignored
 // what close said; Sync reports the write errors of the file, and its digest
 // was taken from what reading it back gave.
 func (p *partFile) publish(final string) error {
@@ -81,12 +84,7 @@ func (p *partFile) publish(final string) error {
 	if err := os.Rename(p.path, final); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(final))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return atomicfile.SyncDir(filepath.Dir(final))
 }
 
 // release removes an empty part, which nobody can resume, and then unlocks.

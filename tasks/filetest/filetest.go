@@ -3,6 +3,7 @@
 package filetest
 
 import (
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -50,4 +51,12 @@ func Only(t testing.TB, dir string, want ...string) {
 	if diff := cmp.Diff(want, Names(t, dir)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
+}
+
+// Noise returns n bytes that do not compress, the same
+// for the same seed.
+func Noise(seed byte, n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b) // never fails
+	return b
 }

@@ -7,9 +7,12 @@
 package lab
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"cc-base/tasks/manifest"
@@ -45,7 +48,7 @@ func Tools(t testing.TB, binds ...string) (toolbox.Tree, string) {
 		Absent(t, "%s is not set: run `go tool mage test`, which builds the tools tree", ToolsEnv)
 	}
 	tmp := t.TempDir()
-	return toolbox.Tree{Dir: dir, Host: sh.Host{Log: testLog{t}}, Binds: append([]string{tmp}, binds...)}, tmp
+	return toolbox.Tree{Dir: dir, Host: sh.Host{Log: onFailure(t)}, Binds: append([]string{tmp}, binds...)}, tmp
 }
 
 // Image is the built image under test.
@@ -78,21 +81,34 @@ func Built(t testing.TB) Image {
 	return Image{Out: out, Manifest: m}
 }
 
-// testLog sends the output of commands to the test's log, which is shown when
-// it fails.
-type testLog struct{ t testing.TB }
-
-func (l testLog) Write(p []byte) (int, error) {
-	l.t.Helper()
-	l.t.Log(string(trimEnd(p)))
-	return len(p), nil
+// onFailure returns a writer for the output of commands, which is shown when
+// the test fails.
+func onFailure(t testing.TB) io.Writer {
+	kept := &log{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(kept.text())
+		}
+	})
+	return kept
 }
 
-func trimEnd(p []byte) []byte {
-	for len(p) > 0 && p[len(p)-1] == '\n' {
-		p = p[:len(p)-1]
-	}
-	return p
+// log collects what several commands write at once.
+type log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *log) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // Extract copies the content of the partition with the label out of a raw disk

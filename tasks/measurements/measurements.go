@@ -8,11 +8,11 @@ package measurements
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 
 	"cc-base/tasks/boot"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
 )
@@ -62,7 +62,7 @@ func Of(uki []byte, m manifest.Manifest) (Document, error) {
 	}
 	d := Document{
 		Schema: Schema, Name: m.Name, Profile: m.Profile, CommandLine: m.CommandLine,
-		UKI: digest(uki), Kernel: digest(sections[".linux"]), Initrd: digest(sections[".initrd"]), Cmdline: digest(sections[".cmdline"]),
+		UKI: digest.Bytes(uki), Kernel: digest.Bytes(sections[".linux"]), Initrd: digest.Bytes(sections[".initrd"]), Cmdline: digest.Bytes(sections[".cmdline"]),
 		Firmware: []Firmware{},
 	}
 	phases := []string{"enter-initrd", "leave-initrd", "sysinit", "ready"}
@@ -90,9 +90,4 @@ func (d Document) Encode() ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), nil
-}
-
-func digest(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }

@@ -9,35 +9,19 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"flag"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func refused(t *testing.T, err error, words ...string) {
-	t.Helper()
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Code != fault.BootImage {
-		t.Fatalf("got %v, want a failure %s", err, fault.BootImage)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%q does not say %q", err, w)
-		}
-	}
-}
 
 // uki makes a PE32+ file of name, content pairs: just enough for its sections
 // to be found.
@@ -82,22 +66,7 @@ func TestTheDocumentOfASmallImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join("testdata", "measurements.json")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
+	golden.Compare(t, "measurements.json", string(got))
 }
 
 func TestEveryPartOfTheImageCounts(t *testing.T) {
@@ -129,7 +98,7 @@ func TestAnImageThatIsNotTheManifestsIsRefused(t *testing.T) {
 	for _, other := range []string{"", line + " ", line[1:], strings.ToUpper(line)} {
 		m.CommandLine = other
 		_, err := measurements.Of(image, m)
-		refused(t, err, "not the manifest's")
+		faulttest.Want(t, err, fault.BootImage, "not the manifest's")
 	}
 	tests := map[string][]byte{
 		"not a PE file": []byte("#!/bin/sh\n"),
@@ -140,11 +109,11 @@ func TestAnImageThatIsNotTheManifestsIsRefused(t *testing.T) {
 	m.CommandLine = line
 	for says, image := range tests {
 		_, err := measurements.Of(image, m)
-		refused(t, err, says)
+		faulttest.Want(t, err, fault.BootImage, says)
 	}
 	m.CommandLine = ""
 	_, err := measurements.Of(tests["no .cmdline"], m)
-	refused(t, err, "no .cmdline")
+	faulttest.Want(t, err, fault.BootImage, "no .cmdline")
 }
 
 func TestEncodingIsTheSameTwiceAndReadsBack(t *testing.T) {

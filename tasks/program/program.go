@@ -7,13 +7,14 @@ import (
 	"context"
 	"os"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/sh"
 )
 
 // Build compiles the main package pkg (as in ./installer) of the module at repo
 // and writes the program to out.
 func Build(ctx context.Context, run sh.Runner, repo, pkg, out string) error {
-	part := out + ".part"
+	part := out + atomicfile.Extension
 	defer os.Remove(part)
 	err := run.Run(ctx, sh.Cmd{
 		Name: "go",
@@ -26,7 +27,7 @@ func Build(ctx context.Context, run sh.Runner, repo, pkg, out string) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(part, out)
+	return atomicfile.Publish(part, out)
 }
 
 // moduleEnv returns what decides where modules come from, which differs between

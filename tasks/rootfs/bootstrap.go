@@ -14,6 +14,7 @@ import (
 	"sort"
 	"strings"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
@@ -49,7 +50,7 @@ func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile 
 		return nil, err
 	}
 	var packages []bundle.Package
-	err := write(tarFile, func(out io.Writer) error {
+	err := atomicfile.Fill(tarFile, 0o644, func(out io.Writer) error {
 		err := run.Run(ctx, sh.Cmd{
 			Name:   "mmdebstrap",
 			Args:   arguments(spec, os.Geteuid() == 0, listFile),

@@ -9,7 +9,6 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
-	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,28 +20,10 @@ import (
 
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/filetest"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/sh"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// golden compares got with testdata/NAME.golden.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s; rewrite with -update (-want +got):\n%s", file, diff)
-	}
-}
 
 func putFile(t *testing.T, file, text string, mode os.FileMode) {
 	t.Helper()
@@ -88,7 +69,7 @@ func TestArgumentsOfMmdebstrap(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			before := slices.Clone(tt.spec.Packages)
-			golden(t, "arguments-"+tt.name, strings.Join(arguments(tt.spec, tt.root, tt.list), "\n")+"\n")
+			golden.Compare(t, "arguments-"+tt.name+".golden", strings.Join(arguments(tt.spec, tt.root, tt.list), "\n")+"\n")
 			if !slices.Equal(before, tt.spec.Packages) {
 				t.Error("the caller's packages were sorted")
 			}
@@ -182,27 +163,11 @@ func TestAFailedBootstrapLeavesNothing(t *testing.T) {
 			if !strings.Contains(fault.Render(err), tt.hint) {
 				t.Errorf("no hint %q in %s", tt.hint, fault.Render(err))
 			}
-			empty(t, dir)
+			filetest.Only(t, dir)
 		})
 	}
 	if _, err := Bootstrap(t.Context(), &sh.Recorder{}, Spec{}, "/nowhere/base.tar", "/nowhere/list"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
-	}
-}
-
-// empty asserts that a folder holds nothing but the named files.
-func empty(t *testing.T, dir string, but ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	if !slices.Equal(names, but) {
-		t.Errorf("the folder holds %q, want %q", names, but)
 	}
 }
 
@@ -244,15 +209,15 @@ func TestSettingsBecomeFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	for _, e := range readTar(t, out) {
+	for _, e := range filetest.ReadTar(t, out) {
 		b.WriteString(e.Name)
 		if e.Typeflag == tar.TypeSymlink {
 			b.WriteString(" -> " + e.Linkname)
 		}
-		b.WriteString("\n" + e.data)
+		b.WriteString("\n" + e.Data)
 	}
-	golden(t, "settings", b.String())
-	for _, e := range readTar(t, out) {
+	golden.Compare(t, "settings.golden", b.String())
+	for _, e := range filetest.ReadTar(t, out) {
 		if e.Uid != 0 || e.Gid != 0 || e.ModTime.Unix() != 7 {
 			t.Errorf("%s: owner %d:%d, time %s", e.Name, e.Uid, e.Gid, e.ModTime)
 		}
@@ -268,5 +233,5 @@ func TestACancelledMergeStops(t *testing.T) {
 	if err := Merge(ctx, base, filepath.Join(dir, "out.tar"), nil, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	empty(t, dir, "base.tar")
+	filetest.Only(t, dir, "base.tar")
 }

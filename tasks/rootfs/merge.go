@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 )
 
@@ -85,7 +86,7 @@ func Merge(ctx context.Context, base, out string, drop func(path string) bool, e
 		return err
 	}
 	defer in.Close()
-	return write(out, func(w io.Writer) error {
+	return atomicfile.Fill(out, 0o644, func(w io.Writer) error {
 		m := newMerger(w, top, epoch)
 		if err := m.copyBase(ctx, in, drop); err != nil {
 			return err
@@ -100,7 +101,7 @@ func Pack(out string, epoch int64, layers ...Layer) error {
 	if err != nil {
 		return err
 	}
-	return write(out, func(w io.Writer) error {
+	return atomicfile.Fill(out, 0o644, func(w io.Writer) error {
 		m := newMerger(w, top, epoch)
 		root := &tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: m.epoch, Format: tar.FormatPAX}
 		if err := m.tw.WriteHeader(root); err != nil {
@@ -108,25 +109,6 @@ func Pack(out string, epoch int64, layers ...Layer) error {
 		}
 		return m.finish()
 	})
-}
-
-// write lets fill write a file that appears whole or not at all.
-func write(out string, fill func(io.Writer) error) error {
-	part := out + ".part"
-	w, err := os.OpenFile(part, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(part)
-	defer w.Close()
-
-	if err := fill(w); err != nil {
-		return err
-	}
-	if err := w.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(part, out)
 }
 
 type layered struct {

@@ -15,91 +15,46 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/filetest"
 )
-
-// element is one entry of a tar.
-type element struct {
-	tar.Header
-	data string
-}
 
 const epoch = 1_000_000_000
 
-func header(name string, kind byte, change ...func(*element)) element {
-	e := element{Header: tar.Header{Name: name, Typeflag: kind, Mode: 0o755, ModTime: time.Unix(epoch, 0), Format: tar.FormatPAX}}
+func header(name string, kind byte, change ...func(*filetest.Entry)) filetest.Entry {
+	e := filetest.Entry{Header: tar.Header{Name: name, Typeflag: kind, Mode: 0o755, ModTime: time.Unix(epoch, 0), Format: tar.FormatPAX}}
 	for _, f := range change {
 		f(&e)
 	}
 	return e
 }
 
-func dirHeader(name string) element { return header(name, tar.TypeDir) }
+func dirHeader(name string) filetest.Entry { return header(name, tar.TypeDir) }
 
-func fileHeader(name string) element {
-	return header(name, tar.TypeReg, func(e *element) { e.data = "content of " + name })
+func fileHeader(name string) filetest.Entry {
+	return header(name, tar.TypeReg, func(e *filetest.Entry) { e.Data = "content of " + name })
 }
 
-func linkHeader(name string, kind byte, target string) element {
-	return header(name, kind, func(e *element) { e.Linkname = target })
+func linkHeader(name string, kind byte, target string) filetest.Entry {
+	return header(name, kind, func(e *filetest.Entry) { e.Linkname = target })
 }
 
-// makeTar writes dir/base.tar, with names as mmdebstrap writes them.
-func makeTar(t *testing.T, dir string, elements ...element) string {
+// makeTar writes dir/base.tar.
+func makeTar(t *testing.T, dir string, entries ...filetest.Entry) string {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range elements {
-		e.Size = int64(len(e.data))
-		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, e.data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "base.tar")
-	putFile(t, file, b.String(), 0o644)
-	return file
-}
-
-func readTar(t *testing.T, file string) []element {
-	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var out []element
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, element{*h, string(data)})
-	}
+	return filetest.WriteTar(t, filepath.Join(dir, "base.tar"), entries...)
 }
 
 // names returns the entries in order: name, link target and content.
 func names(t *testing.T, file string) []string {
 	t.Helper()
 	var out []string
-	for _, e := range readTar(t, file) {
+	for _, e := range filetest.ReadTar(t, file) {
 		line := e.Name
 		if e.Linkname != "" {
 			line += " -> " + e.Linkname
 		}
-		if e.data != "" {
-			line += " = " + e.data
+		if e.Data != "" {
+			line += " = " + e.Data
 		}
 		out = append(out, line)
 	}
@@ -107,10 +62,10 @@ func names(t *testing.T, file string) []string {
 }
 
 // tree is a small distribution.
-func tree() []element {
-	return []element{
+func tree() []filetest.Entry {
+	return []filetest.Entry{
 		dirHeader("./"), linkHeader("./bin", tar.TypeSymlink, "usr/bin"), dirHeader("./dev/"),
-		header("./dev/null", tar.TypeChar, func(e *element) { e.Devmajor, e.Devminor, e.Mode = 1, 3, 0o666 }),
+		header("./dev/null", tar.TypeChar, func(e *filetest.Entry) { e.Devmajor, e.Devminor, e.Mode = 1, 3, 0o666 }),
 		dirHeader("./etc/"), fileHeader("./etc/hosts"), fileHeader("./etc/keep"), linkHeader("./etc/mtab", tar.TypeSymlink, "/proc/mounts"),
 		dirHeader("./usr/"), dirHeader("./usr/bin/"), fileHeader("./usr/bin/perl"), linkHeader("./usr/bin/perl5", tar.TypeLink, "./usr/bin/perl"),
 		dirHeader("./var/"), dirHeader("./var/log/"), fileHeader("./var/log/dpkg.log"),
@@ -174,7 +129,7 @@ func TestLayersAreLaidOverATree(t *testing.T) {
 			if diff := cmp.Diff(tt.want, names(t, out)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			empty(t, dir, "base.tar", "out.tar")
+			filetest.Only(t, dir, "base.tar", "out.tar")
 		})
 	}
 }
@@ -213,7 +168,7 @@ func TestConflictsAreRefusedAndLeaveNothing(t *testing.T) {
 			if f := fault.Of(err); f == nil || f.Code != fault.Overlay || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
-			empty(t, dir, "base.tar")
+			filetest.Only(t, dir, "base.tar")
 		})
 	}
 }
@@ -232,7 +187,7 @@ func TestABrokenTreeIsAnErrorAndKeepsTheOldResult(t *testing.T) {
 	if data, err := os.ReadFile(out); err != nil || string(data) != "old" {
 		t.Errorf("the result is now %q, %v", data, err)
 	}
-	empty(t, dir, "base.tar", "out.tar")
+	filetest.Only(t, dir, "base.tar", "out.tar")
 	if err := Merge(t.Context(), filepath.Join(dir, "none"), out, nil, epoch); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no tree: %v", err)
 	}
@@ -249,20 +204,20 @@ func TestWhatAHeaderSaysIsKept(t *testing.T) {
 	long := "./usr/" + strings.Repeat("long/", 60) + "ä"
 	base := makeTar(t, dir,
 		dirHeader("./"),
-		header("./usr/bin/ping", tar.TypeReg, func(e *element) {
-			e.PAXRecords, e.data = maps.Clone(records), "ping"
+		header("./usr/bin/ping", tar.TypeReg, func(e *filetest.Entry) {
+			e.PAXRecords, e.Data = maps.Clone(records), "ping"
 			e.Uid, e.Gid, e.Uname, e.Gname, e.Mode = 3, 1<<21, "sys", "people", 0o4755
 			e.ModTime, e.AccessTime, e.ChangeTime = time.Unix(epoch-5, 0), time.Unix(epoch+9, 0), time.Unix(epoch+9, 0)
 		}),
-		header("./usr/pipe", tar.TypeFifo), header("./usr/disk", tar.TypeBlock, func(e *element) { e.Devmajor, e.Devminor = 8, 300 }),
-		header(long, tar.TypeReg, func(e *element) { e.ModTime = time.Unix(epoch+1, 500) }),
+		header("./usr/pipe", tar.TypeFifo), header("./usr/disk", tar.TypeBlock, func(e *filetest.Entry) { e.Devmajor, e.Devminor = 8, 300 }),
+		header(long, tar.TypeReg, func(e *filetest.Entry) { e.ModTime = time.Unix(epoch+1, 500) }),
 	)
 	out := filepath.Join(dir, "out.tar")
 	if err := Merge(t.Context(), base, out, nil, epoch, Layer{Name: "a", Entries: []Entry{File("/usr/new", 0o2640, nil)}}); err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]element{}
-	for _, e := range readTar(t, out) {
+	got := map[string]filetest.Entry{}
+	for _, e := range filetest.ReadTar(t, out) {
 		if e.ModTime.After(time.Unix(epoch, 0)) || !e.AccessTime.IsZero() || !e.ChangeTime.IsZero() || e.Uname != "" || e.Gname != "" {
 			t.Errorf("%s: times %s %s %s, names %q %q", e.Name, e.ModTime, e.AccessTime, e.ChangeTime, e.Uname, e.Gname)
 		}
@@ -274,7 +229,7 @@ func TestWhatAHeaderSaysIsKept(t *testing.T) {
 			t.Errorf("%s is %q, want %q", key, ping.PAXRecords[key], want)
 		}
 	}
-	if ping.Uid != 3 || ping.Gid != 1<<21 || ping.Mode != 0o4755 || ping.ModTime.Unix() != epoch-5 || ping.data != "ping" {
+	if ping.Uid != 3 || ping.Gid != 1<<21 || ping.Mode != 0o4755 || ping.ModTime.Unix() != epoch-5 || ping.Data != "ping" {
 		t.Errorf("ping is %+v", ping)
 	}
 	if disk := got["usr/disk"]; disk.Typeflag != tar.TypeBlock || disk.Devmajor != 8 || disk.Devminor != 300 {
@@ -307,7 +262,7 @@ func TestMadeParentsAreAsDeclaredOrPlain(t *testing.T) {
 	if diff := cmp.Diff([]string{"./", "srv/", "srv/data/", "srv/data/file", "opt/", "opt/x/", "opt/x/file"}, names(t, out)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	for _, e := range readTar(t, out) {
+	for _, e := range filetest.ReadTar(t, out) {
 		switch e.Name {
 		case "srv/data/":
 			if e.Mode != 0o700 || e.Uid != 4 {
@@ -382,5 +337,5 @@ func TestPackHoldsTheLayersAlone(t *testing.T) {
 	if err := Pack(filepath.Join(dir, "bad.tar"), epoch, Layer{Name: "a", Entries: []Entry{File("a", 0, nil)}}); err == nil {
 		t.Error("a relative path is packed")
 	}
-	empty(t, dir, "out.tar", "source")
+	filetest.Only(t, dir, "out.tar", "source")
 }

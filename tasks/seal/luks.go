@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
 )
@@ -105,15 +106,9 @@ func ImageKey(file string) (key []byte, made bool, err error) {
 	}
 	key = []byte(base64.StdEncoding.EncodeToString(secret))
 	Wipe(secret)
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, false, err
-	}
-	_, err = f.Write(key)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		// Nothing is sealed with it yet; half a key would block the next build.
+	if err := atomicfile.CreateNew(file, 0o600, key); err != nil {
 		Wipe(key)
-		return nil, false, errors.Join(err, os.Remove(file))
+		return nil, false, err
 	}
 	return key, true, nil
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,77 +20,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/seal"
 	"cc-base/tasks/sh"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
-
 // passphrase stands for an image key: 44 bytes that a search finds anywhere.
 var passphrase = []byte("c2VjcmV0LW9mLXRoZS10ZXN0LW5ldmVyLWluLWFyZ3Y=")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
-}
-
-func refused(t *testing.T, err error, code fault.Code, words ...string) {
-	t.Helper()
-	var f *fault.Error
-	if !errors.As(err, &f) || f.Code != code {
-		t.Fatalf("got %v, want a failure %s", err, code)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%q does not say %q", err, w)
-		}
-	}
-}
-
-func write(t *testing.T, file string, data []byte) string {
-	t.Helper()
-	if err := os.WriteFile(file, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func read(t *testing.T, file string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-func names(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, e := range entries {
-		out = append(out, e.Name())
-	}
-	return out
-}
 
 // fake answers as the tools would, making the files that they would make.
 func fake(t *testing.T, fail string) *sh.Recorder {
@@ -101,7 +38,7 @@ func fake(t *testing.T, fail string) *sh.Recorder {
 		}
 		switch {
 		case c.Name == "mkfs.erofs":
-			write(t, c.Args[len(c.Args)-2], bytes.Repeat([]byte{1}, 5000))
+			filetest.Write(t, c.Args[len(c.Args)-2], bytes.Repeat([]byte{1}, 5000))
 		case c.Name == "veritysetup" && c.Args[0] == "format":
 			return "UUID:            \t6f1ff0c4\nRoot hash:      \t" + strings.Repeat("ab", 32) + "\n", nil
 		}
@@ -112,12 +49,12 @@ func fake(t *testing.T, fail string) *sh.Recorder {
 func TestATarThatIsCutOffNeverReachesMkfs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	whole := read(t, writeTar(t, filepath.Join(dir, "whole.tar"), time.Unix(epoch, 0)))
+	whole := filetest.Read(t, writeTar(t, filepath.Join(dir, "whole.tar"), time.Unix(epoch, 0)))
 	for _, size := range []int{0, 1, 511, 512, 1024, 5000, len(whole) / 2, len(whole) - 1024, len(whole) - 1025} {
-		file := write(t, filepath.Join(dir, "cut.tar"), whole[:size])
+		file := filetest.Write(t, filepath.Join(dir, "cut.tar"), whole[:size])
 		run := &sh.Recorder{}
 		err := seal.BuildErofs(t.Context(), run, file, "", epoch, filepath.Join(dir, "image"))
-		refused(t, err, fault.Sealing, "cut.tar")
+		faulttest.Want(t, err, fault.Sealing, "cut.tar")
 		if run.Transcript() != "" {
 			t.Errorf("%d bytes: it ran %q", size, run.Transcript())
 		}
@@ -129,7 +66,7 @@ func TestAnEncryptedVolumeIsMadeByTheseCommands(t *testing.T) {
 	dir := t.TempDir()
 	run := fake(t, "")
 	v := seal.Volume{
-		Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)), Epoch: 1767225600,
+		Label: "cc-root", Tar: filetest.Write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)), Epoch: 1767225600,
 		Encrypt: true, Encryption: seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha256"}, Key: passphrase,
 	}
 	verity, err := seal.Build(t.Context(), run, v, filepath.Join(dir, "root.volume"))
@@ -139,8 +76,8 @@ func TestAnEncryptedVolumeIsMadeByTheseCommands(t *testing.T) {
 	if verity.RootHash != strings.Repeat("ab", 32) || verity.HashOffset != 8192 || len(verity.Salt) != 64 {
 		t.Errorf("got %+v", verity)
 	}
-	golden(t, "encrypted.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
-	if diff := cmp.Diff([]string{"root.tar", "root.volume"}, names(t, dir)); diff != "" {
+	golden.Compare(t, "encrypted.argv", strings.ReplaceAll(run.Transcript(), dir, "DIR"))
+	if diff := cmp.Diff([]string{"root.tar", "root.volume"}, filetest.Names(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -150,12 +87,12 @@ func TestAFailureOfAnyToolLeavesNoOutput(t *testing.T) {
 	for _, tool := range []string{"mkfs.erofs", "fsck.erofs", "veritysetup", "cryptsetup"} {
 		dir := t.TempDir()
 		v := seal.Volume{
-			Label: "cc-root", Tar: write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)),
+			Label: "cc-root", Tar: filetest.Write(t, filepath.Join(dir, "root.tar"), make([]byte, 1024)),
 			Encrypt: true, Encryption: seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha256"}, Key: passphrase,
 		}
 		_, err := seal.Build(t.Context(), fake(t, tool), v, filepath.Join(dir, "root.volume"))
-		refused(t, err, fault.Sealing, "it broke")
-		if diff := cmp.Diff([]string{"root.tar"}, names(t, dir)); diff != "" {
+		faulttest.Want(t, err, fault.Sealing, "it broke")
+		if diff := cmp.Diff([]string{"root.tar"}, filetest.Names(t, dir)); diff != "" {
 			t.Errorf("%s: %s", tool, diff)
 		}
 	}
@@ -164,18 +101,18 @@ func TestAFailureOfAnyToolLeavesNoOutput(t *testing.T) {
 func TestAnAnswerWithoutARootHashIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, answer := range []string{"", "Root hash:\n", "Root hash: 1234\n", "Root hash: " + strings.Repeat("AB", 32) + "\n"} {
-		image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 4096))
+		image := filetest.Write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 4096))
 		run := &sh.Recorder{Answer: func(sh.Cmd) (string, error) { return answer, nil }}
 		_, err := seal.Verity(t.Context(), run, image, strings.Repeat("00", 32), "6f1ff0c4-0000-4000-8000-000000000000")
-		refused(t, err, fault.Sealing, "no root hash")
+		faulttest.Want(t, err, fault.Sealing, "no root hash")
 	}
 }
 
 func TestAnEmptyFileGetsNoVerityTree(t *testing.T) {
 	t.Parallel()
-	image := write(t, filepath.Join(t.TempDir(), "image"), nil)
+	image := filetest.Write(t, filepath.Join(t.TempDir(), "image"), nil)
 	_, err := seal.Verity(t.Context(), &sh.Recorder{}, image, "", "")
-	refused(t, err, fault.Sealing, "empty")
+	faulttest.Want(t, err, fault.Sealing, "empty")
 }
 
 func TestEncryptRefusesBeforeItTouchesTheFile(t *testing.T) {
@@ -190,11 +127,11 @@ func TestEncryptRefusesBeforeItTouchesTheFile(t *testing.T) {
 		{"half a sector", "multiple", 4095, passphrase},
 	}
 	for _, test := range tests {
-		image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, test.size))
+		image := filetest.Write(t, filepath.Join(t.TempDir(), "image"), make([]byte, test.size))
 		run := &sh.Recorder{}
 		err := seal.Encrypt(t.Context(), run, image, test.key, seal.Encryption{})
-		refused(t, err, fault.Sealing, test.says)
-		if got := len(read(t, image)); got != test.size || run.Transcript() != "" {
+		faulttest.Want(t, err, fault.Sealing, test.says)
+		if got := len(filetest.Read(t, image)); got != test.size || run.Transcript() != "" {
 			t.Errorf("%s: file of %d bytes, commands %q", test.name, got, run.Transcript())
 		}
 	}
@@ -243,7 +180,7 @@ func TestTheImageKeyIsMadeOnceAndKept(t *testing.T) {
 			t.Errorf("%s: mode %v, want %v", filepath.Base(path), info.Mode(), mode)
 		}
 	}
-	if !bytes.Equal(read(t, file), key) {
+	if !bytes.Equal(filetest.Read(t, file), key) {
 		t.Error("the file holds something else")
 	}
 	again, made, err := seal.ImageKey(file)
@@ -260,10 +197,10 @@ func TestAnImageKeyThatIsThereIsNeverOverwritten(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, content := range map[string]string{"empty": "", "short": strings.Repeat("x", 31)} {
-		file := write(t, filepath.Join(dir, name), []byte(content))
+		file := filetest.Write(t, filepath.Join(dir, name), []byte(content))
 		_, made, err := seal.ImageKey(file)
-		refused(t, err, fault.Sealing, file, "too short")
-		if made || string(read(t, file)) != content {
+		faulttest.Want(t, err, fault.Sealing, file, "too short")
+		if made || string(filetest.Read(t, file)) != content {
 			t.Errorf("%s: it was changed", name)
 		}
 	}
@@ -297,8 +234,8 @@ func TestOfManyAtOnceOnlyOneMakesTheImageKey(t *testing.T) {
 			count++
 		}
 	}
-	if count != 1 || len(read(t, file)) != 44 {
-		t.Errorf("%d made it, %d bytes", count, len(read(t, file)))
+	if count != 1 || len(filetest.Read(t, file)) != 44 {
+		t.Errorf("%d made it, %d bytes", count, len(filetest.Read(t, file)))
 	}
 }
 

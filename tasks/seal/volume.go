@@ -2,15 +2,13 @@ package seal
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/google/uuid"
 
+	"cc-base/tasks/atomicfile"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"
 )
@@ -31,17 +29,17 @@ type Volume struct {
 // verity salt are derived from label and content, so that equal inputs give
 // equal bytes up to the encryption.
 func Build(ctx context.Context, run sh.Runner, v Volume, image string) (manifest.Verity, error) {
-	content, err := digest(v.Tar)
+	content, err := digest.File(v.Tar)
 	if err != nil {
 		return manifest.Verity{}, err
 	}
-	part := image + ".part"
+	part := image + atomicfile.Extension
 	defer os.Remove(part)
 	if err := BuildErofs(ctx, run, v.Tar, Derive(v.Label, "erofs", content).String(), v.Epoch, part); err != nil {
 		return manifest.Verity{}, err
 	}
-	salt := sha256.Sum256([]byte("cc-base verity salt/" + v.Label + "/" + content))
-	verity, err := Verity(ctx, run, part, hex.EncodeToString(salt[:]), Derive(v.Label, "verity", content).String())
+	salt := digest.Bytes([]byte("cc-base verity salt/" + v.Label + "/" + content))
+	verity, err := Verity(ctx, run, part, salt, Derive(v.Label, "verity", content).String())
 	if err != nil {
 		return manifest.Verity{}, err
 	}
@@ -52,23 +50,10 @@ func Build(ctx context.Context, run sh.Runner, v Volume, image string) (manifest
 			return manifest.Verity{}, err
 		}
 	}
-	if err := flush(part); err != nil {
-		return manifest.Verity{}, err
-	}
-	if err := os.Rename(part, image); err != nil {
+	if err := atomicfile.Publish(part, image); err != nil {
 		return manifest.Verity{}, err
 	}
 	return verity, nil
-}
-
-// flush writes file to the medium, so that a rename never names bytes that a
-// power cut loses.
-func flush(file string) error {
-	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // namespace is the root of every identifier that a build derives: the UUID of
@@ -78,17 +63,4 @@ func namespace() uuid.UUID { return uuid.NewSHA1(uuid.NameSpaceDNS, []byte("org.
 // Derive returns the identifier for one use of one volume with one content.
 func Derive(label, use, content string) uuid.UUID {
 	return uuid.NewSHA1(namespace(), []byte(fmt.Sprintf("%s/%s/%s", label, use, content)))
-}
-
-func digest(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }

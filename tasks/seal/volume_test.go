@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal"
@@ -31,62 +32,43 @@ const epoch = 1767225600
 var capability = []byte{1, 0, 0, 2, 0x00, 0x21, 0x43, 0, 0, 0, 0, 0, 0x0d, 0, 0, 0, 0, 0, 0, 0}
 
 // text compresses and noise does not; together they are a few MB.
-func text() []byte { return bytes.Repeat([]byte("a line that compresses well\n"), 50000) }
-func noise() []byte {
-	b := make([]byte, 1<<20+77)
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
-	return b
-}
+func text() []byte  { return bytes.Repeat([]byte("a line that compresses well\n"), 50000) }
+func noise() []byte { return filetest.Noise(1, 1<<20+77) }
 
-// entry is one row of the sample tree.
-type entry struct {
-	tar.Header
-	data []byte
-}
-
-func sample() []entry {
-	return []entry{
+func sample() []filetest.Entry {
+	return []filetest.Entry{
 		{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}},
 		{Header: tar.Header{Name: "./etc/", Typeflag: tar.TypeDir, Mode: 0o755}},
-		{Header: tar.Header{Name: "./etc/shadow", Mode: 0o640, Gid: 42}, data: []byte("root:*::\n")},
-		{Header: tar.Header{Name: "./etc/text", Mode: 0o644, Uid: 1000, Gid: 1000}, data: text()},
+		{Header: tar.Header{Name: "./etc/shadow", Mode: 0o640, Gid: 42}, Data: "root:*::\n"},
+		{Header: tar.Header{Name: "./etc/text", Mode: 0o644, Uid: 1000, Gid: 1000}, Data: string(text())},
 		{Header: tar.Header{Name: "./etc/link", Typeflag: tar.TypeSymlink, Linkname: "shadow", Mode: 0o777}},
 		{Header: tar.Header{Name: "./dev/", Typeflag: tar.TypeDir, Mode: 0o755}},
 		{Header: tar.Header{Name: "./dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}},
 		{Header: tar.Header{Name: "./tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}},
 		{Header: tar.Header{Name: "./usr/", Typeflag: tar.TypeDir, Mode: 0o755}},
-		{Header: tar.Header{Name: "./usr/su", Mode: 0o4755}, data: noise()},
+		{Header: tar.Header{Name: "./usr/su", Mode: 0o4755}, Data: string(noise())},
 		{Header: tar.Header{Name: "./usr/su-again", Typeflag: tar.TypeLink, Linkname: "./usr/su", Mode: 0o4755}},
-		{Header: tar.Header{Name: "./usr/wall", Mode: 0o2755, Gid: 5}, data: []byte("wall\n")},
-		{Header: tar.Header{Name: "./usr/big-owner", Mode: 0o600, Uid: 70000, Gid: 4294967290}, data: []byte("x")},
+		{Header: tar.Header{Name: "./usr/wall", Mode: 0o2755, Gid: 5}, Data: "wall\n"},
+		{Header: tar.Header{Name: "./usr/big-owner", Mode: 0o600, Uid: 70000, Gid: 4294967290}, Data: "x"},
 		{Header: tar.Header{
 			Name: "./usr/ping", Mode: 0o755,
 			PAXRecords: map[string]string{"SCHILY.xattr.security.capability": string(capability)},
-		}, data: []byte("ping\n")},
+		}, Data: "ping\n"},
 	}
 }
 
 // writeTar writes the sample with every file's time at mtime.
 func writeTar(t *testing.T, file string, mtime time.Time) string {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range sample() {
+	entries := sample()
+	for i := range entries {
+		e := &entries[i]
 		if e.Typeflag == 0 {
 			e.Typeflag = tar.TypeReg
 		}
-		e.Size, e.ModTime, e.Format = int64(len(e.data)), mtime, tar.FormatPAX
-		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(e.data); err != nil {
-			t.Fatal(err)
-		}
+		e.ModTime, e.Format = mtime, tar.FormatPAX
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return write(t, file, b.Bytes())
+	return filetest.WriteTar(t, file, entries...)
 }
 
 // plain is a volume of the sample without encryption.
@@ -116,7 +98,7 @@ func TestErofsKeepsWhatTheTarSays(t *testing.T) {
 	run, dir := lab.Tools(t)
 	v, image := plain(t, dir), filepath.Join(dir, "image")
 	build(t, run, v, image)
-	raw := read(t, image)
+	raw := filetest.Read(t, image)
 	meta := int64(binary.LittleEndian.Uint32(raw[1024+40:])) * 4096 // superblock: meta_blkaddr
 	nids := map[string]string{}
 	for _, e := range sample() {
@@ -164,12 +146,12 @@ func TestErofsKeepsWhatTheTarSays(t *testing.T) {
 				t.Errorf("%s is of type %o and device %#x", path, kind, dev)
 			}
 		case 0, tar.TypeReg, tar.TypeSymlink:
-			want := e.data
+			want := e.Data
 			if e.Typeflag == tar.TypeSymlink {
-				want = []byte(e.Linkname)
+				want = e.Linkname
 			}
 			got, err := sh.Text(t.Context(), run, "dump.erofs", "--cat", "--nid="+nids[path], image).String()
-			if err != nil || got != string(want) {
+			if err != nil || got != want {
 				t.Errorf("%s has other content: %d bytes, not %d; %v", path, len(got), len(want), err)
 			}
 		}
@@ -193,7 +175,7 @@ func TestAVolumeBuiltTwiceIsTheSameBytes(t *testing.T) {
 	if diff := cmp.Diff(verity, again); diff != "" {
 		t.Error(diff)
 	}
-	if !bytes.Equal(read(t, a), read(t, b)) {
+	if !bytes.Equal(filetest.Read(t, a), filetest.Read(t, b)) {
 		t.Error("the volumes differ")
 	}
 
@@ -208,7 +190,7 @@ func TestAVolumeBuiltTwiceIsTheSameBytes(t *testing.T) {
 	if got := build(t, two, other, b); got.RootHash == verity.RootHash || got.Salt == verity.Salt {
 		t.Error("another tar gives the same root hash or salt")
 	}
-	if diff := cmp.Diff([]string{"b", "tree.tar"}, names(t, second)); diff != "" {
+	if diff := cmp.Diff([]string{"b", "tree.tar"}, filetest.Names(t, second)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -221,7 +203,7 @@ func TestVerityFindsEveryFlippedByte(t *testing.T) {
 	if err := seal.VerifyVerity(t.Context(), run, image, verity); err != nil {
 		t.Fatal(err)
 	}
-	raw := read(t, image)
+	raw := filetest.Read(t, image)
 	if verity.HashOffset%seal.BlockSize != 0 || verity.HashOffset >= int64(len(raw)) {
 		t.Fatalf("tree at %d of %d", verity.HashOffset, len(raw))
 	}
@@ -236,27 +218,27 @@ func TestVerityFindsEveryFlippedByte(t *testing.T) {
 	for name, at := range places {
 		b := bytes.Clone(raw)
 		b[at] ^= 1
-		write(t, spoiled, b)
+		filetest.Write(t, spoiled, b)
 		if err := seal.VerifyVerity(t.Context(), run, spoiled, verity); err == nil {
 			t.Errorf("%s (byte %d): not found", name, at)
 		}
 	}
 	wrong := verity
 	wrong.RootHash = strings.Repeat("0", 63) + "1"
-	refused(t, seal.VerifyVerity(t.Context(), run, image, wrong), fault.Sealing)
-	write(t, spoiled, raw[:len(raw)-seal.BlockSize])
-	refused(t, seal.VerifyVerity(t.Context(), run, spoiled, verity), fault.Sealing)
+	faulttest.Want(t, seal.VerifyVerity(t.Context(), run, image, wrong), fault.Sealing)
+	filetest.Write(t, spoiled, raw[:len(raw)-seal.BlockSize])
+	faulttest.Want(t, seal.VerifyVerity(t.Context(), run, spoiled, verity), fault.Sealing)
 }
 
 func TestContentIsPaddedToWholeBlocks(t *testing.T) {
 	t.Parallel()
 	run, dir := lab.Tools(t)
-	image := write(t, filepath.Join(dir, "image"), noise())
+	image := filetest.Write(t, filepath.Join(dir, "image"), noise())
 	verity, err := seal.Verity(t.Context(), run, image, strings.Repeat("5a", 32), seal.Derive("x", "verity", "y").String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw := read(t, image)
+	raw := filetest.Read(t, image)
 	if want := int64(len(noise())+seal.BlockSize-1) / seal.BlockSize * seal.BlockSize; verity.HashOffset != want {
 		t.Errorf("tree at %d, want %d", verity.HashOffset, want)
 	}
@@ -327,7 +309,7 @@ func TestLUKSIsAsTheConfigurationAsks(t *testing.T) {
 		run := &witness{Runner: tree, t: t, secret: passphrase}
 		image := filepath.Join(dir, "image")
 		clear := bytes.Clone(noise()[:1<<20])
-		write(t, image, clear)
+		filetest.Write(t, image, clear)
 		e.UUID = seal.Derive("cc-test", "luks", "content").String()
 		if err := seal.Encrypt(t.Context(), run, image, passphrase, e); err != nil {
 			t.Fatalf("%+v: %v", e, err)
@@ -336,7 +318,7 @@ func TestLUKSIsAsTheConfigurationAsks(t *testing.T) {
 			t.Fatal("nothing was run")
 		}
 
-		sealed := read(t, image)
+		sealed := filetest.Read(t, image)
 		if want := len(clear) + seal.HeaderSize; len(sealed) != want {
 			t.Errorf("%d bytes, want %d", len(sealed), want)
 		}
@@ -390,7 +372,7 @@ func TestLUKSIsAsTheConfigurationAsks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.HasPrefix(read(t, image), clear) {
+		if !bytes.HasPrefix(filetest.Read(t, image), clear) {
 			t.Errorf("%+v: decrypted, it is not the plaintext", e)
 		}
 	}
@@ -400,7 +382,7 @@ func TestAPassphraseIsBytesAndNotALine(t *testing.T) {
 	t.Parallel()
 	run, dir := lab.Tools(t)
 	key := []byte("thirty-two bytes\nwith a \x00 and the end\n")
-	image := write(t, filepath.Join(dir, "image"), make([]byte, 64<<10))
+	image := filetest.Write(t, filepath.Join(dir, "image"), make([]byte, 64<<10))
 	e := seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha256", UUID: seal.Derive("x", "luks", "y").String()}
 	if err := seal.Encrypt(t.Context(), run, image, key, e); err != nil {
 		t.Fatal(err)
@@ -427,7 +409,7 @@ func TestTwoEncryptedBuildsShareNothingButTheirContent(t *testing.T) {
 	if diff := cmp.Diff(want, one) + cmp.Diff(want, two); diff != "" {
 		t.Error(diff)
 	}
-	if bytes.Equal(read(t, a)[seal.HeaderSize:], read(t, b)[seal.HeaderSize:]) {
+	if bytes.Equal(filetest.Read(t, a)[seal.HeaderSize:], filetest.Read(t, b)[seal.HeaderSize:]) {
 		t.Error("the ciphertexts are equal")
 	}
 	if volumeKey(t, tree, a, passphrase) == volumeKey(t, tree, b, passphrase) {
@@ -436,11 +418,11 @@ func TestTwoEncryptedBuildsShareNothingButTheirContent(t *testing.T) {
 	if _, err := luks(t, tree, passphrase, "reencrypt", "--decrypt", "--force-offline-reencrypt", "--key-file=-", "--header="+filepath.Join(dir, "header"), a); err != nil {
 		t.Fatal(err)
 	}
-	plaintext := read(t, clear)
-	if !bytes.HasPrefix(read(t, a), plaintext) {
+	plaintext := filetest.Read(t, clear)
+	if !bytes.HasPrefix(filetest.Read(t, a), plaintext) {
 		t.Fatal("decrypted, it is not the volume without encryption")
 	}
-	if diff := cmp.Diff([]string{"a", "b", "clear", "header", "tree.tar"}, names(t, dir)); diff != "" {
+	if diff := cmp.Diff([]string{"a", "b", "clear", "header", "tree.tar"}, filetest.Names(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -453,7 +435,7 @@ func TestAFailureOfARealToolLeavesNothing(t *testing.T) {
 		"a key size that is no cipher": func(v *seal.Volume) { v.Encryption.KeyBits = 300 },
 		"a hash that does not exist":   func(v *seal.Volume) { v.Encryption.Hash = "crc32" },
 		"no key":                       func(v *seal.Volume) { v.Key = nil },
-		"a tar that is none":           func(v *seal.Volume) { write(t, v.Tar, bytes.Repeat([]byte("x"), 4096)) },
+		"a tar that is none":           func(v *seal.Volume) { filetest.Write(t, v.Tar, bytes.Repeat([]byte("x"), 4096)) },
 		"a tar that is cut off": func(v *seal.Volume) {
 			if err := os.Truncate(v.Tar, int64(len(text()))); err != nil {
 				t.Fatal(err)
@@ -467,9 +449,9 @@ func TestAFailureOfARealToolLeavesNothing(t *testing.T) {
 		if _, err := seal.Build(t.Context(), run, v, filepath.Join(dir, "image")); err == nil {
 			t.Errorf("%s: no error", name)
 		} else {
-			refused(t, err, fault.Sealing)
+			faulttest.Want(t, err, fault.Sealing)
 		}
-		if diff := cmp.Diff([]string{"tree.tar"}, names(t, dir)); diff != "" {
+		if diff := cmp.Diff([]string{"tree.tar"}, filetest.Names(t, dir)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "image")); err != nil {

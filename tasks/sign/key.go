@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -84,9 +85,7 @@ func newEntity(spec Spec) (*openpgp.Entity, error) {
 	return entity, nil
 }
 
-// save writes both halves. The private one is written under a temporary name
-// and then linked: a link fails where the name is taken, and a build killed in
-// between leaves no half-written key under the name that a later one trusts.
+// save writes both halves. A private one that is there is never overwritten.
 func (k *Key) save(dir string) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -99,16 +98,7 @@ func (k *Key) save(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, PrivateName+".*.part") // O_EXCL, 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, werr := tmp.Write(private.Bytes())
-	if err := errors.Join(werr, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), filepath.Join(dir, PrivateName)); err != nil {
+	if err := atomicfile.CreateNew(filepath.Join(dir, PrivateName), 0o600, private.Bytes()); err != nil {
 		return err
 	}
 	return k.savePublic(dir)
@@ -119,8 +109,7 @@ func (k *Key) savePublic(dir string) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, PublicName)
-	return writeFile(path+".part", path, pub, 0o644)
+	return atomicfile.Write(filepath.Join(dir, PublicName), 0o644, pub)
 }
 
 // maxKeyFile is far above any key that a person exports, in bytes.

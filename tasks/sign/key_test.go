@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/eddsa"
@@ -32,7 +34,7 @@ func TestGenerateKeyWritesBothHalvesOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantNames(t, dir, PublicName, PrivateName)
+	filetest.Only(t, dir, PublicName, PrivateName)
 	for name, want := range map[string]os.FileMode{PrivateName: 0o600, PublicName: 0o644} {
 		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != want {
 			t.Errorf("%s: %v %v", name, st.Mode(), err)
@@ -43,7 +45,7 @@ func TestGenerateKeyWritesBothHalvesOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = GenerateKey(dir, spec())
-	wantCode(t, err, fault.SigningKey, "exists")
+	faulttest.Want(t, err, fault.SigningKey, "exists")
 	if !errors.Is(err, fs.ErrExist) {
 		t.Errorf("error %v is not fs.ErrExist", err)
 	}
@@ -51,7 +53,7 @@ func TestGenerateKeyWritesBothHalvesOnce(t *testing.T) {
 	if err != nil || !bytes.Equal(before, after) {
 		t.Error("the key was overwritten")
 	}
-	wantNames(t, dir, PublicName, PrivateName)
+	filetest.Only(t, dir, PublicName, PrivateName)
 	loaded, err := LoadKey(filepath.Join(dir, PrivateName), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +76,7 @@ func TestGenerateKeyRefusesABadSpec(t *testing.T) {
 	} {
 		dir := filepath.Join(t.TempDir(), "keys")
 		_, err := GenerateKey(dir, s)
-		wantCode(t, err, fault.SigningKey, "make a key")
+		faulttest.Want(t, err, fault.SigningKey, "make a key")
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("%s: something was written", name)
 		}
@@ -188,7 +190,7 @@ func TestLoadKeyRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", tc.name)
 			continue
 		}
-		wantCode(t, err, fault.SigningKey, tc.text)
+		faulttest.Want(t, err, fault.SigningKey, tc.text)
 	}
 }
 
@@ -248,7 +250,7 @@ func TestChoose(t *testing.T) {
 	} {
 		got, err := Choose(tc.env, tc.dir)
 		if tc.err != "" {
-			wantCode(t, err, fault.SigningKey, tc.err)
+			faulttest.Want(t, err, fault.SigningKey, tc.err)
 			if strings.Contains(fault.Render(err), "hunter2") {
 				t.Errorf("%s: the secret is repeated", name)
 			}
@@ -265,7 +267,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	wantNames(t, fresh) // choosing writes nothing
+	filetest.Only(t, fresh) // choosing writes nothing
 }
 
 func TestChoiceKey(t *testing.T) {
@@ -291,7 +293,7 @@ func TestChoiceKey(t *testing.T) {
 	if one.Fingerprint() != two.Fingerprint() {
 		t.Error("a second project key was made")
 	}
-	wantNames(t, dir, PublicName, PrivateName)
+	filetest.Only(t, dir, PublicName, PrivateName)
 	if k, err := (Choice{Source: Unsigned}).Key(nil, spec()); k != nil || err != nil {
 		t.Errorf("unsigned: %v, %v", k, err)
 	}

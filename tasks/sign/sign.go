@@ -24,9 +24,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -127,11 +127,11 @@ func (k *Key) Detach(w io.Writer, r io.Reader, at time.Time) error {
 // checked is found wrong by the operator, not by us. On error or cancellation
 // no .asc is left, an old one included, because it speaks of other bytes.
 func (k *Key) SignFile(ctx context.Context, path string, at time.Time) (err error) {
-	part := path + Extension + ".part"
 	defer func() {
 		if err != nil {
+			// A part that a killed build left goes too, however early this fails.
 			_, rerr := Unsign(path)
-			err = errors.Join(err, removeIfThere(part), rerr)
+			err = errors.Join(err, atomicfile.Remove(path+Extension+atomicfile.Extension), rerr)
 		}
 	}()
 	f, err := os.Open(path)
@@ -153,7 +153,7 @@ func (k *Key) SignFile(ctx context.Context, path string, at time.Time) (err erro
 	if _, err := Verify(pub, &ctxReader{ctx, f}, sig.Bytes()); err != nil {
 		return fault.Newf(fault.Signing, "the new signature does not verify: %w", err)
 	}
-	if err := writeFile(part, path+Extension, sig.Bytes(), 0o644); err != nil {
+	if err := atomicfile.Write(path+Extension, 0o644, sig.Bytes()); err != nil {
 		return fault.New(fault.Signing, err)
 	}
 	return nil
@@ -222,57 +222,4 @@ func (c *ctxReader) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(b)
-}
-
-// writeFile makes part anew, forces it to the disk and renames it to path.
-func writeFile(part, path string, data []byte, mode os.FileMode) (err error) {
-	if err := removeIfThere(part); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, removeIfThere(part))
-		}
-	}()
-	if err := writeNew(part, data, mode); err != nil {
-		return err
-	}
-	if err := os.Rename(part, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// writeNew makes a file that must not exist, with exactly this mode, and forces
-// it to the disk.
-func writeNew(path string, data []byte, mode os.FileMode) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

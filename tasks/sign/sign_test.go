@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
+	"cc-base/tasks/filetest"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
@@ -56,14 +58,6 @@ func detach(t *testing.T, k *Key, data []byte, at time.Time) []byte {
 		t.Fatal(err)
 	}
 	return sig.Bytes()
-}
-
-func wantCode(t *testing.T, err error, code fault.Code, text string) {
-	t.Helper()
-	e := fault.Of(err)
-	if e == nil || e.Code != code || !strings.Contains(err.Error(), text) {
-		t.Errorf("error %v, want code %s and %q", err, code, text)
-	}
 }
 
 func TestSignatureOfItsOwnVerifies(t *testing.T) {
@@ -159,7 +153,7 @@ func TestVerifyRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 			continue
 		}
-		wantCode(t, err, tc.code, tc.text)
+		faulttest.Want(t, err, tc.code, tc.text)
 	}
 }
 
@@ -184,12 +178,12 @@ func TestDetachRefusesAKeyOutsideItsTime(t *testing.T) {
 	short.Lifetime = time.Hour
 	var sink bytes.Buffer
 	err := newKey(t, short).Detach(&sink, strings.NewReader("x"), short.Created.Add(time.Minute))
-	wantCode(t, err, fault.Signing, "cannot sign today")
+	faulttest.Want(t, err, fault.Signing, "cannot sign today")
 	err = newKey(t, spec()).Detach(&sink, strings.NewReader("x"), spec().Created.Add(-time.Second))
-	wantCode(t, err, fault.Signing, "not valid at the time")
+	faulttest.Want(t, err, fault.Signing, "not valid at the time")
 	k := newKey(t, spec())
 	k.Wipe()
-	wantCode(t, k.Detach(&sink, strings.NewReader("x"), time.Time{}), fault.Signing, "")
+	faulttest.Want(t, k.Detach(&sink, strings.NewReader("x"), time.Time{}), fault.Signing, "")
 	if sink.Len() > 0 && strings.Contains(sink.String(), "END PGP") {
 		t.Error("a whole signature was written all the same")
 	}
@@ -217,13 +211,13 @@ func TestSignFile(t *testing.T) {
 	if _, err := Verify(public(t, k), strings.NewReader("data"), sig); err != nil {
 		t.Error(err)
 	}
-	wantNames(t, dir, "b.tar.gz", "b.tar.gz.asc")
+	filetest.Only(t, dir, "b.tar.gz", "b.tar.gz.asc")
 	cancel()
 	if err := k.SignFile(ctx, path, time.Time{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	wantNames(t, dir, "b.tar.gz")
-	wantCode(t, k.SignFile(context.Background(), path+"x", time.Time{}), fault.Signing, "no such file")
+	filetest.Only(t, dir, "b.tar.gz")
+	faulttest.Want(t, k.SignFile(context.Background(), path+"x", time.Time{}), fault.Signing, "no such file")
 	for want := range 2 {
 		if want == 0 {
 			if err := os.WriteFile(path+".asc", nil, 0o644); err != nil {
@@ -233,21 +227,6 @@ func TestSignFile(t *testing.T) {
 		if removed, err := Unsign(path); err != nil || removed != (want == 0) {
 			t.Errorf("Unsign: %v, %v", removed, err)
 		}
-	}
-}
-
-func wantNames(t *testing.T, dir string, want ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range entries {
-		got = append(got, e.Name())
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 
@@ -371,9 +350,9 @@ func TestKeysMadeByGnuPGSign(t *testing.T) {
 				t.Error(out)
 			}
 			_, err = LoadKey(key, func() ([]byte, error) { return []byte("wrong"), nil })
-			wantCode(t, err, fault.SigningKey, "passphrase is wrong")
+			faulttest.Want(t, err, fault.SigningKey, "passphrase is wrong")
 			_, err = LoadKey(pub, nil)
-			wantCode(t, err, fault.SigningKey, "PUBLIC KEY BLOCK")
+			faulttest.Want(t, err, fault.SigningKey, "PUBLIC KEY BLOCK")
 		})
 	}
 }

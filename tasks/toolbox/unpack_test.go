@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/sh"
 	"cc-base/tasks/toolbox"
 )
@@ -21,39 +22,19 @@ import (
 // archive writes a small tree as a tar, as mmdebstrap names its entries.
 func archive(t *testing.T, dir string) string {
 	t.Helper()
-	file := filepath.Join(dir, "tree.tar")
-	f, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	w := tar.NewWriter(f)
-	for _, h := range []tar.Header{
-		{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "./dev/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "./dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3},
-		{Name: "./dev/pts/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "./etc/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "./etc/shadow", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 12345, Gid: 42, Size: 4},
-		{Name: "./usr/", Typeflag: tar.TypeDir, Mode: 0o555, Uid: 12345},
-		{Name: "./usr/lib/dev/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "./usr/lib/dev/module", Typeflag: tar.TypeReg, Mode: 0o755, Size: 4},
-		{Name: "./usr/lib/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"},
-		{Name: "./usr/lib/same", Typeflag: tar.TypeLink, Linkname: "./usr/lib/dev/module"},
-	} {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Size > 0 {
-			if _, err := w.Write([]byte("data")); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	return filetest.WriteTar(t, filepath.Join(dir, "tree.tar"), []filetest.Entry{
+		{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}},
+		{Header: tar.Header{Name: "./dev/", Typeflag: tar.TypeDir, Mode: 0o755}},
+		{Header: tar.Header{Name: "./dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}},
+		{Header: tar.Header{Name: "./dev/pts/", Typeflag: tar.TypeDir, Mode: 0o755}},
+		{Header: tar.Header{Name: "./etc/", Typeflag: tar.TypeDir, Mode: 0o755}},
+		{Header: tar.Header{Name: "./etc/shadow", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 12345, Gid: 42}, Data: "data"},
+		{Header: tar.Header{Name: "./usr/", Typeflag: tar.TypeDir, Mode: 0o555, Uid: 12345}},
+		{Header: tar.Header{Name: "./usr/lib/dev/", Typeflag: tar.TypeDir, Mode: 0o755}},
+		{Header: tar.Header{Name: "./usr/lib/dev/module", Typeflag: tar.TypeReg, Mode: 0o755}, Data: "data"},
+		{Header: tar.Header{Name: "./usr/lib/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}},
+		{Header: tar.Header{Name: "./usr/lib/same", Typeflag: tar.TypeLink, Linkname: "./usr/lib/dev/module"}},
+	}...)
 }
 
 func listing(t *testing.T, dir string) []string {
@@ -93,7 +74,7 @@ func TestUnpackReplacesTheWholeTree(t *testing.T) {
 	if diff := cmp.Diff(want, listing(t, tree)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"tree"}, listingTop(t, filepath.Dir(tree))); diff != "" {
+	if diff := cmp.Diff([]string{"tree"}, filetest.Names(t, filepath.Dir(tree))); diff != "" {
 		t.Errorf("beside the tree (-want +got):\n%s", diff)
 	}
 	if info, err := os.Stat(filepath.Join(tree, "usr")); err != nil || info.Mode().Perm() != 0o755 {
@@ -106,19 +87,6 @@ func TestUnpackReplacesTheWholeTree(t *testing.T) {
 	if owner := info.Sys().(*syscall.Stat_t); int(owner.Uid) != os.Geteuid() {
 		t.Errorf("a file belongs to %d, want the caller", owner.Uid)
 	}
-}
-
-func listingTop(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, e := range entries {
-		out = append(out, e.Name())
-	}
-	return out
 }
 
 func TestAFailedUnpackLeavesTheOldTree(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,11 +19,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/golden"
 	"cc-base/tasks/sh"
 )
-
-// The flag belongs to the test binary alone.
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestArgvMatchesItsGoldenFile(t *testing.T) {
 	t.Parallel()
@@ -40,19 +37,7 @@ func TestArgvMatchesItsGoldenFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := strings.Join(m.Argv(), "\n") + "\n"
-			golden := filepath.Join("testdata", name+".argv")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("arguments (-want +got):\n%s", diff)
-			}
+			golden.Compare(t, name+".argv", got)
 		})
 	}
 }

@@ -172,10 +172,12 @@ func (r *reader) stmt(s *syntax.Stmt) {
 		if name := call.Args[0].Lit(); name != "" && len(name) < 40 {
 			what = fmt.Sprintf("the command %q is not allowed", name)
 		}
-		if len(call.Assigns) > 0 {
-			// KEY= value and KEY=a b are the usual slips behind this.
+		switch { // the usual slips behind this
+		case len(call.Assigns) > 0: // KEY= value, KEY=a b
 			what += fmt.Sprintf(" (after %s=: no space around =, and quotes around a value with spaces)",
 				call.Assigns[0].Name.Value)
+		case len(call.Args) > 1 && startsWithEquals(call.Args[1]): // KEY = value, KEY =value
+			what += " (no space around =)"
 		}
 		r.problem(at, "", what, onlyAssignments)
 		return
@@ -183,6 +185,11 @@ func (r *reader) stmt(s *syntax.Stmt) {
 	for _, a := range call.Assigns {
 		r.assign(a)
 	}
+}
+
+func startsWithEquals(w *syntax.Word) bool {
+	lit, ok := w.Parts[0].(*syntax.Lit)
+	return ok && strings.HasPrefix(lit.Value, "=")
 }
 
 func (r *reader) assign(a *syntax.Assign) {

@@ -1,0 +1,156 @@
+package build_test
+
+import (
+	"bufio"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"cc-base/tasks/lab"
+)
+
+// A full disk, in the middle of each stage that writes much. The output folder
+// is a tmpfs in a mount namespace of its own; when the stage's line appears the
+// tmpfs is cut down to what it holds, so that the next write finds no room.
+func TestAFullDiskEndsTheStageWithAClearErrorAndTheNextBuildIsRight(t *testing.T) {
+	image := lab.Built(t)
+	c := newCheckout(t, image)
+	c.withPackages(t)
+	keys := filepath.Join(filepath.Dir(c.out), "keys")
+	if err := os.Rename(filepath.Join(c.out, "keys"), keys); err != nil {
+		t.Fatal(err)
+	}
+	// The script runs mage with its own standard error behind it, reads what
+	// it prints, and cuts the disk at the mark. $1 is the output folder, $2
+	// the keys, $3 the mark.
+	const script = `
+mount -t tmpfs -o size=7g tmpfs "$1"
+cp -a "$2" "$1/keys"
+mkfifo "$1/events"
+go tool mage build 2>"$1/events" &
+build=$!
+while IFS= read -r line; do
+	printf '%s\n' "$line"
+	case $line in
+	*"$3"*)
+		used=$(df --output=used -k "$1" | tail -n 1)
+		mount -o remount,size=$((used + 64))k "$1" ;;
+	esac
+done <"$1/events"
+status=0
+wait $build || status=$?
+echo "status: $status"
+find "$1" -name '*.part' -size +64k | sed 's/^/left: /'
+mount -o remount,size=7g "$1"
+rm "$1/events"
+go tool mage build 2>&1 | tail -n 3
+sha256sum "$1/cc-base.efi" | cut -d' ' -f1
+`
+	for _, stage := range []struct{ name, mark string }{
+		{"baseos", "baseos: laying"},
+		{"tee", "tee: making the initrd"},
+		{"encrypt", "root: sealing"},
+		{"apps", "app: sealing"},
+		{"package", "package: assembling"},
+	} {
+		t.Run(stage.name, func(t *testing.T) {
+			c.dropStages(t)
+			cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-eu", "-c", script, "sh", c.out, keys, stage.mark)
+			cmd.Dir, cmd.Env = c.dir, c.env
+			out, err := cmd.CombinedOutput()
+			text := string(out)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			for _, want := range []string{"status: 1\n", "No space left on device"} {
+				if !strings.Contains(text, want) && !strings.Contains(text, strings.ToLower(want)) {
+					t.Errorf("no %q in\n%s", want, text)
+				}
+			}
+			if strings.Contains(text, "left: ") || strings.Contains(text, "panic") {
+				t.Errorf("it left something behind:\n%s", text)
+			}
+			digest := strings.TrimSpace(text[strings.LastIndex(strings.TrimSpace(text), "\n")+1:])
+			if want := fileSHA256(t, image.Path("cc-base.efi")); digest != want {
+				t.Errorf("the build after it made a boot image %s, want %s\n%s", digest, want, text)
+			}
+		})
+	}
+}
+
+func fileSHA256(t *testing.T, file string) string {
+	t.Helper()
+	out, err := exec.Command("sha256sum", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))[0]
+}
+
+// A mirror that answers for a while and then dies: every connection after the
+// first few requests hangs up.
+func TestAMirrorThatDiesEndsTheBuildWithItsCodeAndLeavesNothing(t *testing.T) {
+	image := lab.Built(t)
+	c := newCheckout(t, image)
+	var served atomic.Int64
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served.Add(1)
+		hijacker, ok := w.(http.Hijacker)
+		if !ok {
+			t.Error("the test server cannot hang up")
+			return
+		}
+		conn, _, err := hijacker.Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nOrigin: Deb"))
+		conn.Close()
+	}))
+	defer mirror.Close()
+	if err := os.WriteFile(filepath.Join(c.dir, "config", "profiles", "dying.conf"), []byte("MIRROR=\""+mirror.URL+"/debian\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i, kv := range c.env {
+		if strings.HasPrefix(kv, "CC_PROFILE=") {
+			c.env[i] = "CC_PROFILE=dying"
+		}
+	}
+	cmd := c.mage("build")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	limit := time.AfterFunc(3*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	defer limit.Stop()
+	var text strings.Builder
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		text.WriteString(lines.Text() + "\n")
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("it exits with 0")
+	}
+	for _, want := range []string{"bootstrap: mmdebstrap:", "code: CC0301", "hint: the mirror comes from"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
+	}
+	if served.Load() == 0 {
+		t.Error("the mirror was never asked")
+	}
+	c.nothingHalfWritten(t)
+	if left := c.processes(t); len(left) > 0 {
+		t.Errorf("still running: %v", left)
+	}
+}
