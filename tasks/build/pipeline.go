@@ -2,9 +2,13 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
+
+	"cc-base/tasks/fault"
 )
 
 // stage is one step of the pipeline. It never names itself in its errors: the
@@ -88,6 +92,9 @@ func (b *Build) one(ctx context.Context, s stage) (did bool, err error) {
 	stop := b.log.running(s.name, old.took())
 	err = s.run(ctx, b)
 	stop()
+	if errors.Is(err, syscall.ENOSPC) {
+		return true, fault.New(fault.HostSpace, err).Hint("free some space, or set CC_OUT_DIR to a folder on a larger disk; finished stages are not repeated")
+	}
 	if err != nil {
 		return true, err
 	}

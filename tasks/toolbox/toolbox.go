@@ -15,6 +15,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
@@ -92,7 +95,27 @@ func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 		// The user wants to know that mkfs.erofs failed, not unshare.
 		failed.Name = c.Name
 	}
+	if full := fullFolder(binds); failed != nil && full != "" {
+		// Not every tool says so: mkfs.erofs 1.8.6 calls it a bad checksum.
+		return fmt.Errorf("%w\n  %s: %w", err, full, syscall.ENOSPC)
+	}
 	return err
+}
+
+// leastSpace is what a disk has left, in bytes, when a failed command is put
+// down to that.
+const leastSpace = 1 << 20
+
+// fullFolder returns the first folder whose file system has no space left, or
+// nothing.
+func fullFolder(dirs []string) string {
+	for _, dir := range dirs {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err == nil && int64(st.Bavail)*st.Bsize < leastSpace {
+			return dir
+		}
+	}
+	return ""
 }
 
 // binds returns the folders to bind as absolute paths, so that the path inside
