@@ -73,8 +73,8 @@ func Test(ctx context.Context) error {
 func Update() error { return with(build.Update) }
 
 // Clean removes what was built, with -all also the caches; keys stay.
-func Clean(all *bool) error {
-	return with(func(o build.Options) error { return build.Clean(o, all != nil && *all) })
+func Clean(ctx context.Context, all *bool) error {
+	return with(func(o build.Options) error { return build.Clean(ctx, o, all != nil && *all) })
 }
 
 // Explain prints what an error code means and what to do.

@@ -207,6 +207,9 @@ func with(ctx context.Context, o Options, do func(context.Context, *Build) error
 		return err
 	}
 	defer closeBuild()
+	if err := b.journal().Replay(ctx, b.Host); err != nil {
+		return err
+	}
 	if err := do(ctx, b); err != nil {
 		if ctx.Err() != nil {
 			return fault.New(fault.Interrupted, err)

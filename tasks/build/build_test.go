@@ -239,13 +239,13 @@ func TestCleanKeepsKeysAndWithAllRemovesTheCache(t *testing.T) {
 		_, err := os.Stat(filepath.Join(out, f))
 		return err == nil
 	}
-	if err := Clean(o, false); err != nil {
+	if err := Clean(t.Context(), o, false); err != nil {
 		t.Fatal(err)
 	}
 	if !there("keys/image.key") || !there("cache/tools/x") || there("scratch") || there("state") || there("cc-base.qcow2") || there("nvidia-cc-installer.tar.gz.asc") {
 		t.Error("clean removed the wrong things")
 	}
-	if err := Clean(o, true); err != nil {
+	if err := Clean(t.Context(), o, true); err != nil {
 		t.Fatal(err)
 	}
 	if !there("keys/image.key") || there("cache") {

@@ -1,15 +1,19 @@
 package build
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"cc-base/tasks/sh"
 )
 
 // Clean removes what builds wrote under the output folder, with all also the
 // caches (the tools tree). Keys stay: nothing can make them again, and an
-// image that was given away opens with no other.
-func Clean(o Options, all bool) error {
+// image that was given away opens with no other. What a killed build left
+// elsewhere goes first, because the record of it goes, too.
+func Clean(ctx context.Context, o Options, all bool) error {
 	if _, err := os.Stat(o.OutDir); os.IsNotExist(err) && !all {
 		return nil
 	}
@@ -21,6 +25,9 @@ func Clean(o Options, all bool) error {
 		return err
 	}
 	defer unlock()
+	if err := (&Build{Options: o}).journal().Replay(ctx, sh.Host{}); err != nil {
+		return err
+	}
 	remove := []string{
 		"scratch", "state", "log", "vm",
 		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json",

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -165,6 +166,40 @@ func (c checkout) interrupt(t *testing.T, mark string, signal syscall.Signal) {
 	c.nothingHalfWritten(t)
 }
 
+// killAll runs `mage build` until it prints a line with mark and then kills
+// everything that it has started, at once: nothing can clean up. What is left
+// in the place for temporary files is the next build's to remove.
+func (c checkout) killAll(t *testing.T, mark string) {
+	t.Helper()
+	cmd := c.mage("build")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		if strings.Contains(lines.Text(), mark) {
+			break
+		}
+	}
+	time.Sleep(4 * time.Second) // until mmdebstrap has begun to unpack
+	for left := c.processes(t); len(left) > 0; left = c.processes(t) {
+		for _, p := range left {
+			pid, err := strconv.Atoi(strings.Fields(p)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	_ = cmd.Wait()
+	if left, err := filepath.Glob(filepath.Join(c.tmp, "cc-base-tmp-*", "*")); err != nil || len(left) == 0 {
+		t.Errorf("nothing was left behind, so the undo record is not tested (%v)", err)
+	}
+}
+
 // processes lists what runs with this checkout's TMPDIR.
 func (c checkout) processes(t *testing.T) []string {
 	t.Helper()
@@ -175,7 +210,7 @@ func (c checkout) processes(t *testing.T) []string {
 	var left []string
 	for _, d := range dirs {
 		env, err := os.ReadFile(filepath.Join(d, "environ"))
-		if err != nil || !bytes.Contains(env, []byte("TMPDIR="+c.tmp+"\x00")) {
+		if err != nil || !bytes.Contains(env, []byte("TMPDIR="+c.tmp)) {
 			continue
 		}
 		args, _ := os.ReadFile(filepath.Join(d, "cmdline"))
@@ -200,7 +235,7 @@ func (c checkout) nothingHalfWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range left {
-		if strings.HasPrefix(e.Name(), "mmdebstrap") {
+		if strings.HasPrefix(e.Name(), "mmdebstrap") || strings.HasPrefix(e.Name(), "cc-base-tmp-") {
 			t.Errorf("left behind: %s", filepath.Join(c.tmp, e.Name()))
 		}
 	}
@@ -222,6 +257,7 @@ func TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged(t *te
 	image := lab.Built(t)
 	c := newCheckout(t, image)
 
+	c.killAll(t, "bootstrap: debian")
 	c.interrupt(t, "bootstrap: debian", syscall.SIGTERM)
 	c.interrupt(t, "tee: making the initrd", syscall.SIGINT)
 	if ran, _ := c.build(t); slices.Contains(ran, "bootstrap") {

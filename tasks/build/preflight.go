@@ -14,7 +14,7 @@ import (
 // What a build was measured to need on disk and in memory, with room to spare
 // (README, table of sizes).
 const (
-	needSpace  = 6e9
+	needSpace  = 4e9
 	needMemory = 2e9
 )
 

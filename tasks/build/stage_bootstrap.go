@@ -34,7 +34,7 @@ func bootstrap(ctx context.Context, b *Build) error {
 	}
 	spec.Locale = os.Locale
 	b.log.event("bootstrap", "%s %s with %d packages and what they need", os.Distribution, os.Suite, len(spec.Packages))
-	packages, err := rootfs.Bootstrap(ctx, b.Host, spec, b.scratch("base.tar"), b.scratch("packages.list"))
+	packages, err := b.bootstrapTree(ctx, spec, b.scratch("base.tar"), b.scratch("packages.list"))
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cc-base/tasks/atomicfile"
+	"cc-base/tasks/bundle"
 	"cc-base/tasks/rootfs"
 	"cc-base/tasks/toolbox"
+	"cc-base/tasks/undo"
 )
 
 func prepareStage() stage {
@@ -78,7 +80,7 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	tarFile, list := dir+".tar", dir+".packages.part"
 	defer os.Remove(tarFile)
 	defer os.Remove(list)
-	if _, err := rootfs.Bootstrap(ctx, b.Host, spec, tarFile, list); err != nil {
+	if _, err := b.bootstrapTree(ctx, spec, tarFile, list); err != nil {
 		return err
 	}
 	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
@@ -101,6 +103,23 @@ func (b *Build) bootstrapSpec(ctx context.Context, d rootfs.Distribution, m root
 		Suite: suite, Sources: m.Sources(d, suite, components), Keyring: d.Keyring, Packages: packages,
 		Epoch: b.Config.OS.SourceDateEpoch, Exclude: exclude, Include: include, AptOpts: options,
 	}, nil
+}
+
+// bootstrapTree lets mmdebstrap work in a folder that is in the undo record:
+// killed, it leaves half a root file system there.
+func (b *Build) bootstrapTree(ctx context.Context, spec rootfs.Spec, tarFile, list string) ([]bundle.Package, error) {
+	var err error
+	if spec.TempDir, err = b.journal().TempDir(); err != nil {
+		return nil, err
+	}
+	packages, err := rootfs.Bootstrap(ctx, b.Host, spec, tarFile, list)
+	// The next build tries again what could not be removed now.
+	undone := b.journal().Replay(context.WithoutCancel(ctx), b.Host)
+	return packages, errors.Join(err, undone)
+}
+
+func (b *Build) journal() undo.Journal {
+	return undo.Journal{File: filepath.Join(b.stateDir(), "undo")}
 }
 
 // keep writes v as JSON to a file under scratch, for a later stage.

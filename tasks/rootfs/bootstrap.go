@@ -30,6 +30,7 @@ type Spec struct {
 	Exclude  []string // dpkg path-exclude patterns: files that no image needs
 	Include  []string // dpkg path-include patterns: exceptions from Exclude
 	AptOpts  []string // apt.conf lines, such as the host's proxy
+	TempDir  string   // where mmdebstrap puts the tree together; empty is the system's place
 	Locale   string   // to be generated in the tree; empty and the C ones need nothing
 }
 
@@ -49,12 +50,16 @@ func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile 
 	if err := os.RemoveAll(listFile); err != nil {
 		return nil, err
 	}
+	env := []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"}
+	if spec.TempDir != "" {
+		env = append(env, "TMPDIR="+spec.TempDir)
+	}
 	var packages []bundle.Package
 	err := atomicfile.Fill(tarFile, 0o644, func(out io.Writer) error {
 		err := run.Run(ctx, sh.Cmd{
 			Name:   "mmdebstrap",
 			Args:   arguments(spec, os.Geteuid() == 0, listFile),
-			Env:    []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"},
+			Env:    env,
 			Stdout: out,
 		})
 		if err != nil {
