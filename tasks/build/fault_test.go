@@ -57,21 +57,14 @@ go tool mage build 2>&1 | tail -n 3
 sha256sum "$1/cc-base.efi" | cut -d' ' -f1
 `
 	for _, stage := range []struct{ name, mark string }{
-		{"baseos", "baseos: laying"},
+		{"baseos", "bootstrap: taken from the cache"},
 		{"tee", "tee: making the initrd"},
 		{"encrypt", "root: sealing"},
 		{"apps", "app: sealing"},
 		{"package", "package: assembling"},
 	} {
 		t.Run(stage.name, func(t *testing.T) {
-			c.dropStages(t)
-			cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-eu", "-c", script, "sh", c.out, keys, stage.mark)
-			cmd.Dir, cmd.Env = c.dir, c.env
-			out, err := cmd.CombinedOutput()
-			text := string(out)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, text)
-			}
+			text := c.onAFullDisk(t, script, keys, stage.mark)
 			for _, want := range []string{"status: 3\n", "no space left on device", "code: CC0203", "hint: free some space"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("no %q in\n%s", want, text)
@@ -86,6 +79,26 @@ sha256sum "$1/cc-base.efi" | cut -d' ' -f1
 			}
 		})
 	}
+}
+
+// onAFullDisk runs the script. On a busy machine a stage of half a second may
+// be over before the disk is cut down; then it is tried again.
+func (c checkout) onAFullDisk(t *testing.T, script, keys, mark string) string {
+	t.Helper()
+	for range 4 {
+		c.dropStages(t)
+		cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-eu", "-c", script, "sh", c.out, keys, mark)
+		cmd.Dir, cmd.Env = c.dir, c.env
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if !strings.Contains(string(out), "status: 0\n") {
+			return string(out)
+		}
+	}
+	t.Fatalf("four builds were over before the disk was full at %q", mark)
+	return ""
 }
 
 func fileSHA256(t *testing.T, file string) string {

@@ -184,7 +184,13 @@ func (c checkout) killAll(t *testing.T, mark string) {
 			break
 		}
 	}
-	time.Sleep(4 * time.Second) // until mmdebstrap has begun to unpack
+	// Until mmdebstrap has begun to fill its folder.
+	begun := filepath.Join(c.tmp, "cc-base-tmp-*", "*", "*")
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if there, err := filepath.Glob(begun); err != nil || len(there) > 0 {
+			break
+		}
+	}
 	for left := c.processes(t); len(left) > 0; left = c.processes(t) {
 		for _, p := range left {
 			pid, err := strconv.Atoi(strings.Fields(p)[0])
@@ -195,7 +201,7 @@ func (c checkout) killAll(t *testing.T, mark string) {
 		}
 	}
 	_ = cmd.Wait()
-	if left, err := filepath.Glob(filepath.Join(c.tmp, "cc-base-tmp-*", "*")); err != nil || len(left) == 0 {
+	if left, err := filepath.Glob(begun); err != nil || len(left) == 0 {
 		t.Errorf("nothing was left behind, so the undo record is not tested (%v)", err)
 	}
 }
