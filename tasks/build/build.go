@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
@@ -208,6 +209,9 @@ func with(ctx context.Context, o Options, do func(context.Context, *Build) error
 	}
 	defer closeBuild()
 	if err := b.journal().Replay(ctx, b.Host); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(b.out("config.resolved"), 0o644, config.Resolved()); err != nil {
 		return err
 	}
 	if err := do(ctx, b); err != nil {

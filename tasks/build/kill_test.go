@@ -95,10 +95,19 @@ func TestAfterKillsAtRandomMomentsTheNextBuildIsRight(t *testing.T) {
 // one; the stages after them are to run for real.
 func (c checkout) withPackages(t *testing.T) {
 	t.Helper()
-	if err := os.Mkdir(filepath.Join(c.cache, "stages"), 0o755); err != nil {
+	c.withoutPackages(t)
+	if err := os.MkdirAll(filepath.Join(c.cache, "stages"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(filepath.Join(os.Getenv("CC_CACHE_DIR"), "stages", "bootstrap"), filepath.Join(c.cache, "stages", "bootstrap")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withoutPackages takes them away again, so that they are installed anew.
+func (c checkout) withoutPackages(t *testing.T) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(c.cache, "stages", "bootstrap")); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -73,7 +74,7 @@ type Error struct {
 	Code   int      // exit status; -1 when it did not run or was killed
 	Signal string   // signal that ended it, or empty
 	Tail   []string // its last lines, at most [TailLines]
-	Cause  error    // start error or the context's error
+	Cause  error    // start error, the context's error, or ENOSPC when it printed that
 }
 
 // TailLines is how much of a failed command's output is shown.
@@ -97,7 +98,7 @@ func (e *Error) Error() string {
 	return e.Name + ": " + what + "\n  | " + strings.Join(e.Tail, "\n  | ")
 }
 
-// Unwrap returns the start error or the context's error.
+// Unwrap returns Cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Host runs programs of the machine itself.
@@ -246,6 +247,11 @@ func newError(ctx context.Context, name string, err error, tail []string) *Error
 	e.Code = exit.ExitCode()
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		e.Signal = status.Signal().String()
+	}
+	if slices.ContainsFunc(tail, func(l string) bool { return strings.Contains(l, "No space left on device") }) {
+		// strerror(3) in the C locale, which [BaseEnv] sets: the one cause
+		// that callers tell apart from all others.
+		e.Cause = syscall.ENOSPC
 	}
 	return e
 }

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -309,5 +310,13 @@ func TestTheRecorderKeepsATranscript(t *testing.T) {
 	var silent Recorder
 	if err := Do(t.Context(), &silent, "anything"); err != nil || silent.Transcript() != "anything\n" {
 		t.Errorf("without answers: %v, %q", err, silent.Transcript())
+	}
+}
+
+func TestAProgramThatSaysTheDiskIsFullIsToldApart(t *testing.T) {
+	t.Parallel()
+	e := failure(t, Host{}, Cmd{Name: "sh", Args: []string{"-c", "echo 'tar: x: Cannot write: No space left on device' >&2; exit 2"}})
+	if !errors.Is(e, syscall.ENOSPC) || e.Code != 2 || !strings.Contains(e.Error(), "exit status 2") {
+		t.Errorf("error %v, code %d", e, e.Code)
 	}
 }
