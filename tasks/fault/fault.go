@@ -20,7 +20,7 @@ import (
 // cc-install.
 const (
 	ExitFailed      = 1 // a stage or a check failed
-	ExitUsage       = 2 // bad configuration or command line; nothing was written
+	ExitUsage       = 2 // bad configuration, overlay or command line
 	ExitUnsupported = 3 // this machine cannot do it
 	ExitUnsafe      = 4 // refused because it could destroy something
 )
