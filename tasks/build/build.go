@@ -36,7 +36,6 @@ type Options struct {
 	OutDir     string    // CC_OUT_DIR, default Repo/out
 	CacheDir   string    // CC_CACHE_DIR, default Repo/out/cache
 	Verbose    bool      // show the output of commands as it comes
-	CI         bool      // CI=true: no prompt, no project key
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
 	Stderr     io.Writer // events, one line each
 
@@ -57,7 +56,6 @@ func FromEnvironment(verbose bool) (Options, error) {
 		OutDir:    envOr("CC_OUT_DIR", filepath.Join(repo, "out")),
 		CacheDir:  envOr("CC_CACHE_DIR", filepath.Join(repo, "out", "cache")),
 		Verbose:   verbose,
-		CI:        os.Getenv("CI") == "true",
 		Stderr:    os.Stderr,
 		LookupEnv: os.LookupEnv,
 	}

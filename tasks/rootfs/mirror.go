@@ -17,14 +17,6 @@ type Mirror struct {
 	Snapshot bool   // a frozen archive, whose Release files are past their validity
 }
 
-// Origin names how a mirror was found, for the log.
-func (m Mirror) String() string {
-	if m.Main == "" {
-		return "mmdebstrap's default"
-	}
-	return m.Main
-}
-
 // HostMirror reads the mirror of d from the machine's own apt configuration,
 // so that a build fetches from where the machine already fetches. A machine of
 // another distribution has none: the zero Mirror is returned.

@@ -138,10 +138,4 @@ func TestSourcesNameWhatIsKnown(t *testing.T) {
 			}
 		})
 	}
-	if got := (Mirror{}).String(); got != "mmdebstrap's default" {
-		t.Errorf("an unknown mirror is called %q", got)
-	}
-	if got := (Mirror{Main: uri}).String(); got != uri {
-		t.Errorf("a mirror is called %q", got)
-	}
 }
