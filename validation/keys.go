@@ -8,7 +8,7 @@ import (
 
 	"cc-base/installer/unpacked"
 	"cc-base/tasks/manifest"
-	"cc-base/validation/internal/luks2"
+	"cc-base/tasks/seal/header"
 )
 
 func keysChecks() []Check {
@@ -70,7 +70,7 @@ func encryptedOnes(_ context.Context, env *Env) Verdict {
 		if _, err := image.ReadAt(start[:], p.Start); err != nil {
 			return broken(err)
 		}
-		is := luks2.IsLUKS(start[:])
+		is := header.IsLUKS(start[:])
 		if is != p.Encrypted {
 			findings = append(findings, fmt.Sprintf("%s: encrypted is %v in the manifest, %v on the disk", p.Label, p.Encrypted, is))
 		}
@@ -91,15 +91,15 @@ func headers(_ context.Context, env *Env) Verdict {
 		if !p.Encrypted {
 			continue
 		}
-		h, err := luks2.Read(io.NewSectionReader(image, p.Start, p.ContentSize))
+		c, err := header.Read(io.NewSectionReader(image, p.Start, p.ContentSize))
 		if err != nil {
 			findings = append(findings, p.Label+": "+err.Error())
 			continue
 		}
-		for _, f := range h.Findings() {
+		for _, f := range shipped(c) {
 			findings = append(findings, p.Label+": "+f)
 		}
-		for _, s := range h.Segments {
+		for _, s := range c.Metadata().Segments {
 			seen = append(seen, p.Label+" "+s.Encryption)
 		}
 	}
@@ -107,4 +107,22 @@ func headers(_ context.Context, env *Env) Verdict {
 		return skip("this image has no encrypted volume")
 	}
 	return judge(findings, "%s", strings.Join(seen, ", "))
+}
+
+// shipped returns everything that the header of a shipped volume must not have:
+// the guest takes one copy where a write was cut off, and slots and tokens of
+// its own, but the build leaves two whole copies and the image key's slot.
+func shipped(c *header.Copy) []string {
+	var out []string
+	err := c.Check(header.Rules{Cipher: "aes-xts-plain64", SectorSize: 4096, HeaderSize: header.Size})
+	if err != nil {
+		out = strings.Split(err.Error(), "\n")
+	}
+	if err := c.Damage(); err != nil {
+		out = append(out, err.Error())
+	}
+	if m := c.Metadata(); len(m.Keyslots) != 1 || len(m.Tokens) != 0 {
+		out = append(out, fmt.Sprintf("%d keyslots and %d tokens, not 1 and 0", len(m.Keyslots), len(m.Tokens)))
+	}
+	return out
 }

@@ -74,7 +74,7 @@ type Check struct {
 // All returns every check in the order in which they are run: an area whose
 // files are damaged makes the findings of the later ones worthless.
 func All() []Check {
-	return slices.Concat(bundleChecks(), deviceChecks(), keysChecks(), appsChecks(), partitionChecks())
+	return slices.Concat(bundleChecks(), deviceChecks(), keysChecks(), appsChecks(), partitionChecks(), measurementsChecks())
 }
 
 // Areas returns the areas of checks in their order.

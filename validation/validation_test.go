@@ -20,6 +20,9 @@ import (
 
 	"cc-base/installer/installertest"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/measurements"
+	"cc-base/tasks/tee/ovmf/ovmftest"
+	"cc-base/tasks/tpm/pcr/pcrtest"
 	"cc-base/validation"
 )
 
@@ -34,6 +37,40 @@ func host() fstest.MapFS {
 		"sys/block/sda/ro":                       file("0"),
 		"sys/block/sda/queue/logical_block_size": file("512"),
 		"sys/block/sda/queue/rotational":         file("0"),
+	}
+}
+
+// volume is the metadata of the volumes with salts and a digest as long as
+// those of cryptsetup.
+func volume() string {
+	return strings.ReplaceAll(installertest.LUKS2JSON(), `"AAAA"`, `"`+strings.Repeat("A", 43)+`="`)
+}
+
+// folder is an installer in which every check passes.
+func folder() *installertest.Folder {
+	f := installertest.New()
+	for _, label := range []string{"cc-root", "cc-app"} {
+		copy(f.Disk.Bytes[f.Partition(label).Start:], installertest.LUKS2(volume()))
+	}
+	f.Digest()
+	f.Machines.TEE = "auto"
+	f.Files[measurements.SNPFirmware], f.Files[measurements.TDXFirmware] = ovmftest.SNP().Image(), ovmftest.TDX().Image()
+	return f
+}
+
+// keepRows makes the folder's measurements those of what is in it now, whatever
+// is changed afterwards. A failure shows as a mutant that is not found.
+func keepRows(f *installertest.Folder) {
+	dir, err := os.MkdirTemp("", "rows")
+	if err != nil {
+		return
+	}
+	defer os.RemoveAll(dir)
+	if err := f.Write(dir); err != nil {
+		return
+	}
+	for _, name := range []string{measurements.File, measurements.RVPSFile} {
+		f.Files[name], _ = os.ReadFile(filepath.Join(dir, name))
 	}
 }
 
@@ -54,7 +91,7 @@ func run(t *testing.T, root fs.FS, f *installertest.Folder, after func(dir strin
 
 func TestAWholeInstallerPassesEveryCheck(t *testing.T) {
 	t.Parallel()
-	report := run(t, host(), installertest.New(), nil)
+	report := run(t, host(), folder(), nil)
 	for _, r := range report.Results {
 		if r.Status != validation.Pass {
 			t.Errorf("%s: %s: %s", r.ID, r.Status, r.Detail)
@@ -96,7 +133,7 @@ func mutants() []mutant {
 	luks := func(name, old, new string) mutant {
 		return fails("keys.headers", name, func(f *installertest.Folder) {
 			at := f.Partition("cc-app").Start
-			copy(f.Disk.Bytes[at:], installertest.LUKS2(strings.Replace(installertest.LUKS2JSON(), old, new, 1)))
+			copy(f.Disk.Bytes[at:], installertest.LUKS2(strings.Replace(volume(), old, new, 1)))
 			f.Digest()
 		})
 	}
@@ -155,6 +192,40 @@ func mutants() []mutant {
 		}),
 		fails("partition.read-only", "not in the partition table", func(f *installertest.Folder) { f.Table.Entries[1].Attributes = 0 }),
 		fails("partition.read-only", "a dynamic volume that is", func(f *installertest.Folder) { f.Partition("cc-dynamic").ReadOnly = true }),
+		fails("measurements.computed", "a boot image with another kernel", func(f *installertest.Folder) {
+			keepRows(f)
+			uki := pcrtest.UKI(f.CommandLine)
+			uki[bytes.LastIndex(uki, []byte("\x00kernel"))+1] ^= 1
+			f.Files["cc-base.efi"] = uki
+		}),
+		fails("measurements.computed", "firmware that was exchanged", func(f *installertest.Folder) {
+			keepRows(f)
+			f.Files[measurements.SNPFirmware][0] ^= 1
+		}),
+		fails("measurements.computed", "firmware that was taken away", func(f *installertest.Folder) {
+			keepRows(f)
+			delete(f.Files, measurements.TDXFirmware)
+		}),
+		fails("measurements.computed", "another partition table", func(f *installertest.Folder) {
+			keepRows(f)
+			f.Table.Entries[4].Attributes = 1
+		}),
+		fails("measurements.computed", "other reference values", func(f *installertest.Folder) {
+			keepRows(f)
+			f.Files[measurements.RVPSFile] = []byte("{}\n")
+		}),
+		fails("measurements.computed", "a row less", func(f *installertest.Folder) {
+			f.Machines.VCPUs = []int{2, 4}
+			keepRows(f)
+			text := string(f.Files[measurements.File])
+			first := strings.Index(text, "    {\n      \"firmware\": ")
+			end := first + strings.Index(text[first:], "    },\n") + len("    },\n")
+			f.Files[measurements.File] = []byte(text[:first] + text[end:])
+		}),
+		fails("measurements.computed", "no document", func(f *installertest.Folder) {
+			f.Files[measurements.File], f.Files[measurements.RVPSFile] = []byte("{}"), []byte("{}")
+		}),
+		{name: "no reference values", id: "measurements.computed", status: validation.Error, after: func(dir string) { _ = os.Remove(filepath.Join(dir, measurements.RVPSFile)) }},
 		fails("partition.content", "a flipped bit", func(f *installertest.Folder) { f.Disk.Bytes[f.Partition("cc-config").Start+100] ^= 1 }),
 	}
 }
@@ -166,7 +237,7 @@ func TestEveryMutantIsFound(t *testing.T) {
 		found[m.id] = true
 		t.Run(m.id+" "+m.name, func(t *testing.T) {
 			t.Parallel()
-			f := installertest.New()
+			f := folder()
 			if m.change != nil {
 				m.change(f)
 			}
@@ -233,7 +304,7 @@ func TestSelect(t *testing.T) {
 
 func TestOutputs(t *testing.T) {
 	t.Parallel()
-	f := installertest.New()
+	f := folder()
 	delete(f.Files, "image.key")
 	f.Table.Entries[1].Attributes = 0
 	report := run(t, host(), f, nil)
@@ -250,7 +321,7 @@ func TestOutputs(t *testing.T) {
 	}
 	for _, want := range []struct{ in, text string }{
 		{text.String(), "1 failed, 1 skipped, 0 errors"}, {text.String(), "do: build the image again"},
-		{tap.String(), "# SKIP the key does not travel"}, {tap.String(), "not ok"}, {tap.String(), "TAP version 13\n1..17\n"},
+		{tap.String(), "# SKIP the key does not travel"}, {tap.String(), "not ok"}, {tap.String(), "TAP version 13\n1..18\n"},
 		{string(raw), `"id":"keys.image-key"`}, {string(raw), `"status":"skip"`},
 	} {
 		if !strings.Contains(want.in, want.text) {

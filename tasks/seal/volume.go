@@ -22,6 +22,15 @@ type Volume struct {
 	Encrypt    bool
 	Encryption Encryption // UUID is filled in
 	Key        []byte     // passphrase; only with Encrypt
+	Recovery   []byte     // second passphrase for people; none when empty
+	Bound      []BoundKey // further passphrases that a machine opens by itself
+}
+
+// BoundKey is a passphrase with the token by which a machine finds it. Keyslots
+// follow [RecoverySlot], tokens the number 0, which is the recovery key's.
+type BoundKey struct {
+	Passphrase []byte
+	Token      func(slot int) ([]byte, error)
 }
 
 // Build writes the volume to image: erofs, the verity tree behind it, and
@@ -49,11 +58,38 @@ func Build(ctx context.Context, run sh.Runner, v Volume, image string) (manifest
 		if err := Encrypt(ctx, run, part, v.Key, e); err != nil {
 			return manifest.Verity{}, err
 		}
+		if err := v.addKeys(ctx, run, part, e); err != nil {
+			return manifest.Verity{}, err
+		}
 	}
 	if err := atomicfile.Publish(part, image); err != nil {
 		return manifest.Verity{}, err
 	}
 	return verity, nil
+}
+
+// addKeys adds what opens the volume beside its key. The recovery key is always
+// in [RecoverySlot], whether or not there is one.
+func (v Volume) addKeys(ctx context.Context, run sh.Runner, image string, e Encryption) error {
+	if len(v.Recovery) > 0 {
+		if err := AddRecovery(ctx, run, image, v.Key, v.Recovery, e); err != nil {
+			return err
+		}
+	}
+	for i, bound := range v.Bound {
+		slot := RecoverySlot + 1 + i
+		if err := AddKey(ctx, run, image, slot, v.Key, bound.Passphrase, e); err != nil {
+			return err
+		}
+		token, err := bound.Token(slot)
+		if err != nil {
+			return err
+		}
+		if err := ImportToken(ctx, run, image, 1+i, token); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // namespace is the root of every identifier that a build derives: the UUID of

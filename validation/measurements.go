@@ -1,0 +1,61 @@
+package validation
+
+import (
+	"context"
+	"strings"
+
+	"cc-base/tasks/measurements"
+)
+
+func measurementsChecks() []Check {
+	return []Check{
+		{ID: "measurements.computed", Title: "measurements.json and rvps.json hold what boot image, disk, firmware and certificates give", Area: "measurements",
+			Where: []Where{Host, Artefact}, Tier: TierArtefact,
+			Remedy: "trust no value in them; unpack the tarball again after checking its .sha256 and .asc", Func: computed},
+	}
+}
+
+// maxArtefact bounds what of the installer is read into memory at once, in
+// bytes; a boot image is the largest.
+const maxArtefact = 1 << 30
+
+func computed(_ context.Context, env *Env) Verdict {
+	folder, m, err := env.installer()
+	if err != nil {
+		return broken(err)
+	}
+	image, _, err := env.disk()
+	if err != nil {
+		return broken(err)
+	}
+	read := func(name string) ([]byte, error) { return folder.Read(name, maxArtefact) }
+	var names []string
+	for _, f := range m.Files {
+		names = append(names, f.Path)
+	}
+	in, err := measurements.Load(m, image, names, read)
+	if err != nil {
+		return broken(err)
+	}
+	document, err := read(measurements.File)
+	if err != nil {
+		return broken(err)
+	}
+	values, err := read(measurements.RVPSFile)
+	if err != nil {
+		return broken(err)
+	}
+	doc, err := measurements.Verify(document, values, in)
+	if err != nil {
+		return fail("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	var without []string
+	for _, n := range doc.NotComputed {
+		without = append(without, n.What+" ("+n.Why+")")
+	}
+	detail := "nothing is left out"
+	if len(without) > 0 {
+		detail = "without " + strings.Join(without, ", ")
+	}
+	return pass("%d SEV-SNP rows, %d TDX rows, %d TPM rows; %s", len(doc.SNP), len(doc.TDX), len(doc.TPM), detail)
+}
