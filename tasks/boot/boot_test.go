@@ -12,11 +12,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cavaliergopher/cpio"
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/boot"
@@ -97,9 +99,11 @@ func TestTheCommandLineIsExact(t *testing.T) {
 		{Name: "config", Verity: manifest.Verity{RootHash: strings.Repeat("cd", 32), HashOffset: 16384, Salt: "00"}},
 	}
 	var all strings.Builder
-	for _, lockdown := range []bool{false, true} {
-		for _, oops := range []bool{false, true} {
-			fmt.Fprintf(&all, "lockdown=%v oops=%v: %s\n", lockdown, oops, boot.CommandLine(volumes, lockdown, oops))
+	for _, profile := range []string{"tpm", "snp", "attested"} {
+		for _, lockdown := range []bool{false, true} {
+			for _, oops := range []bool{false, true} {
+				fmt.Fprintf(&all, "%s lockdown=%v oops=%v: %s\n", profile, lockdown, oops, boot.CommandLine(volumes, profile, lockdown, oops))
+			}
 		}
 	}
 	golden.Compare(t, "cmdline.txt", all.String())
@@ -109,11 +113,17 @@ func TestABootImageIsMadeByTheseCommands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	out := filepath.Join(dir, "uki.efi")
-	var line string
+	var line, signature, archive string
 	run := &sh.Recorder{Answer: func(c sh.Cmd) (string, error) {
 		for _, a := range c.Args {
 			if file, ok := strings.CutPrefix(a, "--cmdline=@"); ok {
 				line = string(filetest.Read(t, file))
+			}
+			if file, ok := strings.CutPrefix(a, "--section=.pcrsig:@"); ok {
+				signature = string(filetest.Read(t, filepath.Join(c.Dir, file)))
+			}
+			if strings.HasSuffix(a, ".cpio") {
+				archive = string(filetest.Read(t, strings.TrimPrefix(a, "--initrd=")))
 			}
 		}
 		if diff := cmp.Diff([]string{"SOURCE_DATE_EPOCH=1767225600"}, c.Env); diff != "" {
@@ -121,7 +131,8 @@ func TestABootImageIsMadeByTheseCommands(t *testing.T) {
 		}
 		return "", nil
 	}}
-	u := boot.UKI{Kernel: "/k/vmlinuz", Release: "6.12.0", Initrd: "/k/initrd", OSRelease: "/k/os-release", CommandLine: "ro quiet", Epoch: epoch}
+	u := boot.UKI{Kernel: "/k/vmlinuz", Release: "6.12.0", Initrd: "/k/initrd", OSRelease: "/k/os-release", CommandLine: "ro quiet", Epoch: epoch,
+		Allowed: []string{"ro quiet", "ro loud"}, PCRPublicKey: "/k/pcr.pub", PCRSignature: []byte("{}")}
 	if err := boot.BuildUKI(t.Context(), run, u, out); err != nil {
 		t.Fatal(err)
 	}
@@ -129,14 +140,57 @@ func TestABootImageIsMadeByTheseCommands(t *testing.T) {
 	if line != u.CommandLine {
 		t.Errorf("ukify reads %q", line)
 	}
+	if signature != "{}" {
+		t.Errorf("the signature that ukify reads is %q", signature)
+	}
+	if got := allowed(t, []byte(archive)); got != "ro quiet\nro loud" {
+		t.Errorf("the guest reads %q", got)
+	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
 
+// allowed returns the command lines in an archive, which holds nothing else.
+func allowed(t *testing.T, archive []byte) string {
+	t.Helper()
+	r := cpio.NewReader(bytes.NewReader(archive))
+	h, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Name != "usr/lib/cc/cmdline" || h.Mode.Perm() != 0o444 || h.ModTime.Unix() != epoch {
+		t.Errorf("%s, mode %v, of %s", h.Name, h.Mode, h.ModTime)
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("there is more in the archive: %v", err)
+	}
+	return string(text)
+}
+
+func TestTheGuestAcceptsTheImagesOwnCommandLine(t *testing.T) {
+	t.Parallel()
+	for _, lines := range [][]string{{}, {"ro loud"}, {"ro"}, {"ro quiet "}} {
+		run := &sh.Recorder{}
+		err := boot.BuildUKI(t.Context(), run, boot.UKI{CommandLine: "ro quiet", Allowed: lines}, filepath.Join(t.TempDir(), "uki.efi"))
+		faulttest.Want(t, err, fault.BootImage, "not among those")
+		if run.Transcript() != "" {
+			t.Errorf("%q: it ran %q", lines, run.Transcript())
+		}
+	}
+	for _, other := range []string{"", "ro\nquiet", strings.Repeat("x", 2048)} {
+		err := boot.BuildUKI(t.Context(), &sh.Recorder{}, boot.UKI{CommandLine: "ro", Allowed: []string{"ro", other}}, filepath.Join(t.TempDir(), "uki.efi"))
+		faulttest.Want(t, err, fault.BootImage, "command line")
+	}
+}
+
 func TestACommandLineThatTheKernelWouldNotSeeWholeIsRefused(t *testing.T) {
 	t.Parallel()
-	for _, line := range []string{"ro\n", " ro", "ro ", "ro\nquiet", "ro\x00quiet", strings.Repeat("x", 2048)} {
+	for _, line := range []string{"", "ro\n", " ro", "ro ", "ro\nquiet", "ro\x00quiet", strings.Repeat("x", 2048)} {
 		run := &sh.Recorder{}
 		err := boot.BuildUKI(t.Context(), run, boot.UKI{CommandLine: line}, filepath.Join(t.TempDir(), "uki.efi"))
 		faulttest.Want(t, err, fault.BootImage, "command line")
@@ -382,6 +436,60 @@ func TestABootImageOfARealKernelIsTheSameTwiceAndMeasuresAsSystemdSays(t *testin
 	comparePCR11(t, one, first, uki, sections)
 	if left, _ := filepath.Glob(filepath.Join(second, "b.efi*")); len(left) != 1 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A boot loader stands in for the kernel: ukify asks no more of it than to be a
+// PE file.
+func TestTheSignatureOfPCR11IsNotPartOfIt(t *testing.T) {
+	t.Parallel()
+	run, dir := lab.Tools(t)
+	key, _, err := boot.LoadOrMakePCRKey(filepath.Join(dir, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := boot.UKI{
+		Kernel: "/usr/lib/systemd/boot/efi/systemd-bootx64.efi", Release: "6.12.0", Epoch: epoch, CommandLine: "cc.keys=tpm ro",
+		Initrd:       filetest.Write(t, filepath.Join(dir, "initrd"), []byte("an initrd")),
+		OSRelease:    filetest.Write(t, filepath.Join(dir, "os-release"), []byte("ID=debian\n")),
+		PCRPublicKey: key.Public,
+	}
+	build := func(name string, u boot.UKI) []byte {
+		out := filepath.Join(dir, name)
+		if err := boot.BuildUKI(t.Context(), run, u, out); err != nil {
+			t.Fatal(err)
+		}
+		return filetest.Read(t, out)
+	}
+	value := func(uki []byte) [32]byte {
+		pcr, err := boot.PCR11(uki, boot.PCRPhase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pcr
+	}
+	first := build("a", u)
+	signed := u
+	signed.PCRSignature = []byte(`{"sha256":[]}`)
+	second := build("b", signed)
+	if value(first) != value(second) {
+		t.Error("the signature changes what it signs")
+	}
+	if !bytes.Equal(second, build("c", signed)) {
+		t.Error("built twice, they differ")
+	}
+	sections, err := boot.Sections(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(sections[".pcrsig"]) != `{"sha256":[]}` || !bytes.Equal(sections[".pcrpkey"], filetest.Read(t, key.Public)) {
+		t.Errorf(".pcrsig %q, .pcrpkey %q", sections[".pcrsig"], sections[".pcrpkey"])
+	}
+	comparePCR11(t, run, dir, second, sections)
+	bare := u
+	bare.PCRPublicKey = ""
+	if value(build("d", bare)) == value(first) {
+		t.Error("the public key is not measured")
 	}
 }
 

@@ -14,15 +14,17 @@ type Sealed struct {
 	Verity    manifest.Verity
 }
 
-// CommandLine returns the image's kernel command line. It is measured, so it
-// fixes everything that the guest must not be talked out of, and holds no value
-// that differs between two sites.
-func CommandLine(volumes []Sealed, lockdown, panicOnOops bool) string {
+// CommandLine returns the image's kernel command line for one key profile (tpm,
+// snp or attested). It is measured, so it fixes everything that the guest must
+// not be talked out of, the profile among it, and holds no value that differs
+// between two sites.
+func CommandLine(volumes []Sealed, profile string, lockdown, panicOnOops bool) string {
 	var words []string
 	for _, v := range volumes {
 		words = append(words, v.parameter())
 	}
 	words = append(words,
+		"cc.keys="+profile,
 		"root=/dev/mapper/cc-root", "rootfstype=erofs", "ro",
 		// The host's serial port; quiet, because what the kernel prints there
 		// the host can read.

@@ -35,6 +35,27 @@ type Key struct {
 	Cert    *x509.Certificate
 }
 
+// KeyNames are the keys of a Secure Boot set, as files and as EFI variables: the
+// platform key, the key exchange key, and the one that signs what boots (UEFI
+// specification section 32.4).
+func KeyNames() []string { return []string{"PK", "KEK", "db"} }
+
+// LoadOrMakeKeys is [LoadOrMakeKey] for each of [KeyNames]; made are the names of
+// those that this call made.
+func LoadOrMakeKeys(dir string, notBefore time.Time) (keys map[string]Key, made []string, err error) {
+	keys = map[string]Key{}
+	for _, name := range KeyNames() {
+		key, isNew, err := LoadOrMakeKey(dir, name, notBefore)
+		if err != nil {
+			return nil, made, fmt.Errorf("%s: %w", name, err)
+		}
+		if keys[name] = key; isNew {
+			made = append(made, name)
+		}
+	}
+	return keys, made, nil
+}
+
 // keyBits is the RSA length that every UEFI firmware accepts.
 const keyBits = 2048
 

@@ -9,9 +9,13 @@
 //	defer m.Close()
 //	line, err := m.Expect(ctx, "cc-base: ready", "cc-base: refused")
 //
-// Disks are opened with snapshot=on: a boot never changes an artefact. Every
-// path must be absolute, because the programs may run in another root
-// (toolbox) and swtpm leaves its working directory.
+// Disks are opened with snapshot=on unless they are persistent: a boot never
+// changes an artefact. Every path must be absolute, because the programs may
+// run in another root (toolbox) and swtpm leaves its working directory.
+//
+// A machine that is to be switched on again is a second [Machine] with the same
+// Dir: its TPM and its EFI variables are those of the first, as they were when
+// that ended, by itself, by Close or by [Machine.Kill].
 package vm
 
 import (
@@ -23,8 +27,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
 )
@@ -62,11 +68,12 @@ const (
 // its own copy in Dir.
 type Firmware struct{ Code, Vars string }
 
-// Disk is one disk, never written to.
+// Disk is one disk.
 type Disk struct {
-	Path   string
-	Format string // qcow2 when empty, or raw
-	Bus    Bus
+	Path       string
+	Format     string // qcow2 when empty, or raw
+	Bus        Bus
+	Persistent bool // the guest's writes stay in the file; else they are dropped
 }
 
 // FWCfg is a file that the guest reads through QEMU's fw_cfg device.
@@ -79,24 +86,34 @@ type Machine struct {
 	Dir    string    // absolute; TPM state and EFI variables; a later machine with the same Dir continues with them
 
 	Firmware   Firmware
+	SecureBoot bool   // Firmware.Code is a build that keeps the variables behind system management mode
+	BIOS       string // firmware that measures nothing and keeps no variables, such as qboot.rom, instead of Firmware
+	Kernel     string // kernel or UKI that the host starts instead of a disk; empty means none
+	Initrd     string // only with Kernel
+	Append     string // command line, only with Kernel
 	Disks      []Disk // booted in this order
 	MemoryMiB  int    // 1024 when zero
 	VCPUs      int    // 2 when zero
 	Accel      Accel
 	TPM        bool     // attach a TPM 2.0 emulated by swtpm
+	PCRBanks   []string // the only ones that a fresh TPM has, such as sha384; nil means swtpm's own choice
 	FWCfg      []FWCfg  // secrets go this way, by file and never by value
 	OEMStrings []string // SMBIOS type 11: what a host can slip into a guest
+	Ports      []Port   // streams between guest and host
 	Extra      []string // further QEMU arguments
 
 	ConsoleLog string    // file for the console as it came; empty means none
 	Mirror     io.Writer // gets the same, live; nil means none
-	Stdin      io.Reader // typed on the console; nil means nothing
+	Stdin      io.Reader // typed on the console; nil means what Type is given
 
 	console *console
 	log     *os.File
+	keys    *os.File // the end of a pipe that Type writes to; nil with Stdin
+	typed   *os.File // the end that QEMU reads
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when QEMU and swtpm have ended
 	err     error         // of QEMU; valid after done
+	killed  atomic.Bool   // by Kill, so that err says nothing new
 	once    sync.Once
 }
 
@@ -109,7 +126,11 @@ func (m *Machine) Start(ctx context.Context) error {
 	if m.VCPUs == 0 {
 		m.VCPUs = 2
 	}
-	if err := m.prepare(); err != nil {
+	if err := m.check(); err != nil {
+		return fault.New(fault.Machine, err)
+	}
+	if err := m.prepare(ctx); err != nil {
+		m.release()
 		return fault.New(fault.Machine, err)
 	}
 	// QEMU ends with ctx. swtpm must outlive it, or QEMU cannot tell the TPM
@@ -140,8 +161,12 @@ func (m *Machine) Start(ctx context.Context) error {
 // run runs QEMU to its end and then sees swtpm off.
 func (m *Machine) run(ctx context.Context, swtpm <-chan error, endTPM context.CancelFunc) {
 	defer endTPM()
+	stdin := m.Stdin
+	if stdin == nil {
+		stdin = m.typed
+	}
 	m.err = m.Runner.Run(ctx, sh.Cmd{
-		Name: "qemu-system-x86_64", Args: m.Argv(), Stdin: m.Stdin, Stdout: m.console,
+		Name: "qemu-system-x86_64", Args: m.Argv(), Stdin: stdin, Stdout: m.console,
 		// snapshot=on writes its scratch file to TMPDIR; /tmp may be memory.
 		Env: []string{"TMPDIR=" + m.Dir},
 	})
@@ -156,43 +181,98 @@ func (m *Machine) run(ctx context.Context, swtpm <-chan error, endTPM context.Ca
 
 // finish runs when both programs have ended and nothing writes any more.
 func (m *Machine) finish() {
-	m.console.close()
-	if m.log != nil {
-		_ = m.log.Close()
+	if m.killed.Load() {
+		m.err = nil
 	}
+	m.console.close()
+	m.release()
 	close(m.done)
 }
 
-// prepare checks the machine and makes what QEMU opens.
-func (m *Machine) prepare() error {
-	paths := []string{m.Dir, m.Firmware.Code, m.Firmware.Vars}
+// release closes what prepare opened.
+func (m *Machine) release() {
+	for _, file := range []*os.File{m.log, m.keys, m.typed} {
+		if file != nil {
+			_ = file.Close()
+		}
+	}
+}
+
+// check refuses a machine that cannot work as it is described.
+func (m *Machine) check() error {
+	paths := []string{m.Dir}
+	if m.BIOS == "" {
+		paths = append(paths, m.Firmware.Code, m.Firmware.Vars)
+	}
 	for _, d := range m.Disks {
 		paths = append(paths, d.Path)
 	}
 	for _, f := range m.FWCfg {
 		paths = append(paths, f.Path)
 	}
+	for _, p := range m.Ports {
+		paths = append(paths, m.portPath(p))
+	}
+	for _, optional := range []string{m.BIOS, m.Kernel, m.Initrd} {
+		if optional != "" {
+			paths = append(paths, optional)
+		}
+	}
 	for _, path := range paths {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("path %q is not absolute", path)
 		}
 	}
-	if n := len(m.socketPath()); m.TPM && n > maxSocket {
-		return fmt.Errorf("the folder %s is too long for a socket by %d bytes", m.Dir, n-maxSocket)
+	for _, socket := range m.sockets() {
+		if n := len(socket); n > maxSocket {
+			return fmt.Errorf("%s is too long for a socket by %d bytes", socket, n-maxSocket)
+		}
 	}
+	switch {
+	case m.Kernel == "" && (m.Initrd != "" || m.Append != ""):
+		return errors.New("an initrd or a command line is there without a kernel")
+	case m.BIOS != "" && m.SecureBoot:
+		return errors.New("a BIOS has no Secure Boot")
+	case len(m.PCRBanks) > 0 && !m.TPM:
+		return errors.New("PCR banks are there without a TPM")
+	}
+	return nil
+}
+
+// sockets returns the paths of all sockets that the programs will make.
+func (m *Machine) sockets() []string {
+	var all []string
+	if m.TPM {
+		all = append(all, m.socketPath())
+	}
+	for _, p := range m.Ports {
+		all = append(all, m.portPath(p))
+	}
+	return all
+}
+
+// prepare makes what QEMU and swtpm open.
+func (m *Machine) prepare(ctx context.Context) error {
 	if err := os.MkdirAll(m.tpmDir(), 0o700); err != nil {
 		return err
 	}
-	// A socket that a killed run left would look like a swtpm that is up.
-	if err := os.Remove(m.socketPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// A socket that a killed run left would look like a program that is up.
+	for _, file := range append(m.sockets(), m.pidPath()) {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if m.TPM && len(m.PCRBanks) > 0 {
+		if err := m.setUpTPM(ctx); err != nil {
+			return fmt.Errorf("setting up the TPM: %w", err)
+		}
+	}
+	if err := m.copyVars(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(m.varsPath()); errors.Is(err, os.ErrNotExist) {
-		template, err := os.ReadFile(m.Firmware.Vars)
-		if err != nil {
-			return fmt.Errorf("reading EFI variables: %w", err)
-		}
-		if err := os.WriteFile(m.varsPath(), template, 0o600); err != nil {
+	if m.Stdin == nil {
+		var err error
+		if m.typed, m.keys, err = os.Pipe(); err != nil {
 			return err
 		}
 	}
@@ -210,6 +290,30 @@ func (m *Machine) prepare() error {
 	}
 	m.console = newConsole(io.MultiWriter(sinks...))
 	return nil
+}
+
+// copyVars gives the machine its own EFI variables, unless it has some.
+func (m *Machine) copyVars() error {
+	if m.BIOS != "" {
+		return nil
+	}
+	if _, err := os.Stat(m.varsPath()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	template, err := os.ReadFile(m.Firmware.Vars)
+	if err != nil {
+		return fmt.Errorf("reading EFI variables: %w", err)
+	}
+	// In one step: a part of a store, left by a start that was killed, would
+	// be taken for the machine's own.
+	return atomicfile.Write(m.varsPath(), 0o600, template)
+}
+
+// setUpTPM makes a TPM with the banks, unless there is one.
+func (m *Machine) setUpTPM(ctx context.Context) error {
+	return m.Runner.Run(ctx, sh.Cmd{Name: "swtpm_setup", Args: []string{
+		"--tpm2", "--tpm-state", m.tpmDir(), "--pcr-banks", strings.Join(m.PCRBanks, ","), "--not-overwrite",
+	}})
 }
 
 // waitSocket waits until swtpm listens.
@@ -267,6 +371,18 @@ func (m *Machine) Wait(ctx context.Context) error {
 	return nil
 }
 
+// Type types the text on the console, as it stands: a line ends with "\n". What
+// the guest has not read yet waits for it. It cannot be used with Stdin.
+func (m *Machine) Type(text string) error {
+	if m.keys == nil {
+		return fault.Newf(fault.Machine, "nobody can type on this machine's console")
+	}
+	if _, err := io.WriteString(m.keys, text); err != nil {
+		return fault.Newf(fault.Machine, "typing on the console: %w", err)
+	}
+	return nil
+}
+
 // Lines returns every console line so far.
 func (m *Machine) Lines() []string { return m.console.all() }
 
@@ -284,7 +400,10 @@ func (m *Machine) Close() error {
 
 // failure adds the end of the console to err.
 func (m *Machine) failure(err error) error {
-	lines := m.Lines()
+	var lines []string
+	if m.console != nil {
+		lines = m.Lines()
+	}
 	if len(lines) == 0 {
 		return fault.Newf(fault.Machine, "%w (the console stayed empty)", err)
 	}

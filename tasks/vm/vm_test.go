@@ -2,10 +2,12 @@ package vm
 
 // Green here means: the arguments are the intended ones, the console is read
 // rightly, and a machine is started, watched and ended in order. No QEMU runs
-// in these tests; that a guest boots with these arguments is proven by the
-// boot tests, and that KVM works somewhere only by [ProbeKVM] there.
+// in the tests of this file, and none that executes a guest in those of the
+// other; that a guest boots with these arguments is proven by the boot tests,
+// and that KVM works somewhere only by [ProbeKVM] there.
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -13,12 +15,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/fault/faulttest"
 	"cc-base/tasks/golden"
 	"cc-base/tasks/sh"
 )
@@ -33,6 +37,12 @@ func TestArgvMatchesItsGoldenFile(t *testing.T) {
 			OEMStrings: []string{"io.systemd.stub.kernel-cmdline-extra=a=1,2"},
 			Extra:      []string{"-name", "extra"}},
 		"bare-kvm": {Dir: "/out/vm", Firmware: fw, MemoryMiB: 256, VCPUs: 1, Accel: KVM},
+		"secureboot": {Dir: "/out/vm", MemoryMiB: 1024, VCPUs: 2, SecureBoot: true,
+			Firmware: Firmware{Code: "/fw/OVMF_CODE_4M.secboot.fd", Vars: "/out/keys/vars.fd"},
+			Disks:    []Disk{{Path: "/out/disk.raw", Format: "raw", Persistent: true}},
+			Ports:    []Port{{Name: "org.cc-base.release.0"}, {Name: "two", Path: "/run/a,b.sock"}}},
+		"direct": {Dir: "/out/vm", Firmware: fw, MemoryMiB: 1024, VCPUs: 2, TPM: true, PCRBanks: []string{"sha384"},
+			BIOS: "/usr/share/qemu/qboot.rom", Kernel: "/out/vmlinuz", Initrd: "/out/initrd", Append: "quiet a=1,2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -79,10 +89,19 @@ type fake struct {
 	stay     bool  // QEMU stays until it is cancelled
 	qemuErr  error // what QEMU ends with
 	swtpmErr error // swtpm fails at once
+	echo     bool  // QEMU prints the first line that is typed
 	gone     chan struct{}
+	mu       sync.Mutex
+	ran      []string // the programs, in order
 }
 
 func (f *fake) Run(ctx context.Context, c sh.Cmd) error {
+	f.mu.Lock()
+	f.ran = append(f.ran, c.Name)
+	f.mu.Unlock()
+	if c.Name == "swtpm_setup" {
+		return nil
+	}
 	if c.Name == "swtpm" {
 		if f.swtpmErr != nil {
 			return f.swtpmErr
@@ -100,6 +119,13 @@ func (f *fake) Run(ctx context.Context, c sh.Cmd) error {
 	}
 	defer close(f.gone)
 	_, _ = c.Stdout.Write([]byte(f.script))
+	if f.echo {
+		line, err := bufio.NewReader(c.Stdin).ReadString('\n')
+		if err != nil {
+			return err
+		}
+		_, _ = c.Stdout.Write([]byte("you typed " + line))
+	}
 	if f.stay {
 		<-ctx.Done()
 		return ctx.Err()
@@ -203,10 +229,119 @@ func TestStartRefusesPathsThatCannotWork(t *testing.T) {
 	if err := m.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "not absolute") {
 		t.Errorf("error is %v", err)
 	}
-	m = machine(t, &fake{})
-	m.Dir = filepath.Join(m.Dir, strings.Repeat("x", 100))
-	if err := m.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "too long for a socket") {
+	for says, change := range map[string]func(*Machine){
+		"not absolute":             func(m *Machine) { m.Ports = []Port{{Name: "p", Path: "p.sock"}} },
+		`"vmlinuz" is not`:         func(m *Machine) { m.Kernel = "vmlinuz" },
+		"too long for a socket":    func(m *Machine) { m.Dir = filepath.Join(m.Dir, strings.Repeat("x", 100)) },
+		"long for a socket by 1 b": func(m *Machine) { m.Ports = []Port{{Name: "p", Path: "/" + strings.Repeat("x", 107)}} },
+		"without a kernel":         func(m *Machine) { m.Append = "quiet" },
+		"initrd or a command line": func(m *Machine) { m.Initrd = "/initrd" },
+		"no Secure Boot":           func(m *Machine) { m.BIOS, m.SecureBoot = "/bios", true },
+		"without a TPM":            func(m *Machine) { m.TPM, m.PCRBanks = false, []string{"sha384"} },
+	} {
+		f := &fake{}
+		m := machine(t, f)
+		change(m)
+		faulttest.Want(t, m.Start(t.Context()), fault.Machine, says)
+		if len(f.ran) > 0 {
+			t.Errorf("%s: it ran %q", says, f.ran)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestWhatIsTypedReachesTheConsole(t *testing.T) {
+	t.Parallel()
+	m := machine(t, &fake{script: "question\n", echo: true})
+	if err := m.Type("early\n"); err == nil {
+		t.Error("something was typed on a machine that is off")
+	}
+	if err := m.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Expect(t.Context(), "question"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Type("answer\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Expect(t.Context(), "you typed answer"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	faulttest.Want(t, m.Type("late\n"), fault.Machine, "typing")
+}
+
+func TestAMachineThatEndedCannotBeKilled(t *testing.T) {
+	t.Parallel()
+	m := machine(t, &fake{})
+	faulttest.Want(t, m.Kill(), fault.Machine, "not started")
+	if err := m.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := m.Kill()
+	faulttest.Want(t, err, fault.Machine, "had ended")
+	if !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+func TestADialNamesAPort(t *testing.T) {
+	t.Parallel()
+	m := machine(t, &fake{})
+	m.Ports = []Port{{Name: "one"}}
+	if err := m.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := m.Dial(t.Context(), "two")
+	faulttest.Want(t, err, fault.Machine, `no port "two"`)
+	_, err = m.Dial(t.Context(), "one")
+	faulttest.Want(t, err, fault.Machine, "that ended")
+}
+
+// The second start of a machine must not get the first one's variables from
+// the template again, nor meet the sockets and the PID file that it left.
+func TestALaterMachineInTheSameFolderContinues(t *testing.T) {
+	t.Parallel()
+	first := machine(t, &fake{})
+	first.PCRBanks, first.Ports = []string{"sha384"}, []Port{{Name: "port"}}
+	if err := first.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{first.varsPath(): "changed", first.pidPath(): "1", first.portPath(first.Ports[0]): ""} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := &fake{gone: make(chan struct{})}
+	second := &Machine{Runner: f, Dir: first.Dir, Firmware: first.Firmware, TPM: true, Ports: first.Ports}
+	defer second.Close()
+	if err := second.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(second.varsPath()); err != nil || string(text) != "changed" {
+		t.Errorf("EFI variables are %q, %v", text, err)
+	}
+	for _, file := range []string{second.pidPath(), second.portPath(second.Ports[0])} {
+		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s of the first machine is still there: %v", file, err)
+		}
+	}
+	if diff := cmp.Diff([]string{"swtpm_setup", "swtpm", "qemu-system-x86_64"}, first.Runner.(*fake).ran); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"swtpm", "qemu-system-x86_64"}, f.ran); diff != "" {
+		t.Error(diff)
 	}
 }
 
