@@ -1,0 +1,108 @@
+package tdx
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"cc-base/tasks/tee/ovmf"
+)
+
+// ACPI is what QEMU offers the firmware as ACPI tables, as the fw_cfg files
+// etc/table-loader, etc/acpi/rsdp and etc/acpi/tables hold them. They depend on
+// QEMU's version, the devices and their order and the number of processors;
+// package acpi reads them from the host's own QEMU. The host chooses them, and
+// the guest's kernel runs the code in them: whoever verifies a guest has to
+// compute them himself.
+type ACPI struct{ Loader, RSDP, Tables []byte }
+
+// SecureBoot is the content of the Secure Boot variables; nil where a variable
+// is not there, which is measured as an empty one.
+type SecureBoot struct {
+	Mode []byte // SecureBoot: one byte, 0 or 1
+	PK   []byte
+	KEK  []byte
+	DB   []byte
+	DBX  []byte
+}
+
+// Platform is what RTMR 0 depends on.
+type Platform struct {
+	HandOff      []byte // the TD hand-off block without its end marker; see [HandOffBlock]
+	ConfigVolume []byte // the variables in the image; see [ConfigVolume]
+	SecureBoot   SecureBoot
+	ACPI         ACPI
+	BootOrder    []byte   // content of the variable; nil when there is none
+	Boot         [][]byte // contents of the Boot#### variables in that order
+
+	// Firmware from edk2-stable202505 on measures more: fw_cfg items after the
+	// configuration volume, SMBIOS tables after the ACPI tables. Nothing here
+	// computes those; who knows them gives them.
+	AfterConfigVolume, AfterACPI Log
+}
+
+// RTMR0 returns what is measured of the machine (PCRs 0, 1 and 7 of a TPM), in
+// the order of edk2-stable202502 (OvmfPkg/IntelTdx/TdxHelperLib and
+// OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c). The Secure Boot variables' events are
+// their UEFI_VARIABLE_DATA; those of BootOrder and Boot#### the content alone.
+func RTMR0(p Platform) (Log, error) {
+	switch {
+	case len(p.HandOff) == 0:
+		return nil, errors.New("the hand-off block is missing")
+	case len(p.ConfigVolume) == 0:
+		return nil, errors.New("the configuration volume is missing")
+	case len(p.ACPI.Loader) == 0 || len(p.ACPI.RSDP) == 0 || len(p.ACPI.Tables) == 0:
+		return nil, errors.New("the ACPI tables are not complete")
+	case (p.BootOrder == nil) != (len(p.Boot) == 0):
+		return nil, errors.New("BootOrder and Boot#### variables go together")
+	}
+	var log Log
+	log.add(p.HandOff, "TD hand-off block")
+	log.add(p.ConfigVolume, "configuration volume")
+	log = append(log, p.AfterConfigVolume...)
+	log.add(variable(efiGlobal, "SecureBoot", p.SecureBoot.Mode), "variable SecureBoot")
+	log.add(variable(efiGlobal, "PK", p.SecureBoot.PK), "variable PK")
+	log.add(variable(efiGlobal, "KEK", p.SecureBoot.KEK), "variable KEK")
+	log.add(variable(imageSecurity, "db", p.SecureBoot.DB), "variable db")
+	log.add(variable(imageSecurity, "dbx", p.SecureBoot.DBX), "variable dbx")
+	log.separator()
+	log.add(p.ACPI.Loader, "ACPI table loader")
+	log.add(p.ACPI.RSDP, "ACPI RSDP")
+	log.add(p.ACPI.Tables, "ACPI tables")
+	log = append(log, p.AfterACPI...)
+	if p.BootOrder != nil {
+		log.add(p.BootOrder, "variable BootOrder")
+	}
+	for i, b := range p.Boot {
+		log.add(b, "boot variable %d of BootOrder", i+1)
+	}
+	return log, nil
+}
+
+// variable returns a UEFI_VARIABLE_DATA structure (TCG PC Client Platform
+// Firmware Profile 10.2.6): GUID, lengths of name in characters and data in
+// bytes, name in UTF-16 without NUL, data.
+func variable(vendor, name string, data []byte) []byte {
+	guid := ovmf.GUIDBytes(uuid.MustParse(vendor))
+	out := append([]byte(nil), guid[:]...)
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(name)))
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(data)))
+	wide := utf16NUL(name)
+	out = append(out, wide[:len(wide)-2]...)
+	return append(out, data...)
+}
+
+// ConfigVolume returns the part of the image that holds the variables.
+func ConfigVolume(image []byte) ([]byte, error) {
+	fw, err := ovmf.Parse(image)
+	if err != nil {
+		return nil, err
+	}
+	s := fw.TDVFSection(ovmf.ConfigVolume)
+	if s == nil || s.RawSize == 0 {
+		return nil, fmt.Errorf("the firmware has no configuration volume")
+	}
+	return image[s.Offset:][:s.RawSize], nil
+}
