@@ -32,7 +32,14 @@ const usage = `usage:
                                                write the image to DEV and prove that it is there
   cc-install verify DEV [--json]               compare DEV with this installer
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
-  cc-install explain [CODE]                    what a code such as CC0701 means
+                                               measurements
+  cc-install measure snp|tdx|ovmf|pcr …
+                 what a guest will measure, computed from files; measure help
+                 shows more
+  cc-install compare --report FILE --measurements FILE [--firmware F
+                 [--kernel K [--initrd I] [--cmdline L]]] [--json]
+                 which expected row a report matches, or why it does not
+` + releaseUsage + attestUsage + evidenceUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --dir DIR      the unpacked installer (default: the folder of cc-install)
@@ -123,6 +130,16 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
 	case "version":
 		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
+	case "measure":
+		return a.measure(ctx, rest)
+	case "compare":
+		return a.compare(rest)
+	case "release":
+		return a.release(ctx, rest)
+	case "attest":
+		return a.attest(ctx, rest)
+	case "verify-evidence":
+		return a.verifyEvidence(rest)
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(a.out, usage)
 		return nil

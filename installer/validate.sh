@@ -3,7 +3,8 @@
 #
 #   ./validate.sh [AREA...] [--json | --tap]
 #
-# The areas are bundle, device, keys, apps and partition; no area means all.
+# The areas are bundle, device, keys, apps, partition and measurements; no area
+# means all.
 # validation/test_0N_*.sh check one area each.
 set -eu
 

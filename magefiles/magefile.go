@@ -59,9 +59,11 @@ func Why(stage *string) error {
 	return with(func(o build.Options) error { return build.Why(o, os.Stdout, *stage) })
 }
 
-// VM boots the built image with OVMF and swtpm and shows its serial console.
-func VM(ctx context.Context) error {
-	return with(func(o build.Options) error { return build.RunVM(ctx, o, os.Stdin, os.Stdout) })
+// VM boots the built image with OVMF and swtpm and shows its serial console; -secureBoot has OVMF demand our signature.
+func VM(ctx context.Context, secureBoot *bool) error {
+	return with(func(o build.Options) error {
+		return build.RunVM(ctx, o, secureBoot != nil && *secureBoot, os.Stdin, os.Stdout)
+	})
 }
 
 // Test builds the minimal image and runs all tests on it; CC_LONG=1 runs the long series too.
@@ -101,8 +103,32 @@ type Cache mg.Namespace
 // Prune removes the results used longest ago until CC_CACHE_LIMIT is kept.
 func (Cache) Prune() error { return with(build.PruneCache) }
 
-// Keys makes the build's keys.
+// Keys makes and shows the build's keys; DEBUG=true tells more, never a secret.
 type Keys mg.Namespace
+
+// Generate makes every key that is missing and overwrites none.
+func (Keys) Generate() error {
+	return with(func(o build.Options) error { return build.GenerateKeys(o, os.Stdout) })
+}
+
+// Show prints which keys there are, with fingerprints and no secrets.
+func (Keys) Show() error {
+	return with(func(o build.Options) error { return build.ShowKeys(o, os.Stdout) })
+}
+
+// SecureBoot makes the Secure Boot keys PK, KEK and db, once each.
+func (Keys) SecureBoot() error {
+	return with(func(o build.Options) error { return build.GenerateSecureBootKeys(o, os.Stdout) })
+}
+
+// Recovery encrypts the recovery key to an OpenPGP key: -recipient=FILE, without it KEY_RECIPIENTS.
+func (Keys) Recovery(recipient *string) error {
+	file := ""
+	if recipient != nil {
+		file = *recipient
+	}
+	return with(func(o build.Options) error { return build.WriteRecovery(o, file) })
+}
 
 // Signing makes the project's OpenPGP key, once.
 func (Keys) Signing() error {

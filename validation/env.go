@@ -5,10 +5,10 @@ import (
 	"io"
 	"io/fs"
 
-	"cc-base/installer/qcow2"
 	"cc-base/installer/unpacked"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/qcow2"
 )
 
 // Env is the outside world of the checks. What is expensive is opened at the

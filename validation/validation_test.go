@@ -19,10 +19,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/installer/installertest"
+	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/tee/ovmf/ovmftest"
-	"cc-base/tasks/tpm/pcr/pcrtest"
 	"cc-base/validation"
 )
 
@@ -194,7 +194,7 @@ func mutants() []mutant {
 		fails("partition.read-only", "a dynamic volume that is", func(f *installertest.Folder) { f.Partition("cc-dynamic").ReadOnly = true }),
 		fails("measurements.computed", "a boot image with another kernel", func(f *installertest.Folder) {
 			keepRows(f)
-			uki := pcrtest.UKI(f.CommandLine)
+			uki := boottest.UKI(f.CommandLine)
 			uki[bytes.LastIndex(uki, []byte("\x00kernel"))+1] ^= 1
 			f.Files["cc-base.efi"] = uki
 		}),

@@ -16,9 +16,11 @@ import (
 	"slices"
 	"strings"
 
+	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/measurements"
 )
 
 const mib = 1 << 20
@@ -28,8 +30,9 @@ const mib = 1 << 20
 type Folder struct {
 	Manifest    manifest.Manifest
 	Table       layout.Table
-	Disk        *Disk             // content, without the partition table until Write
-	CommandLine string            // of the boot image
+	Disk        *Disk  // content, without the partition table until Write
+	CommandLine string // of the boot image
+	Machines    measurements.Machines
 	Files       map[string][]byte // further files
 	Modes       map[string]fs.FileMode
 }
@@ -38,12 +41,12 @@ type Folder struct {
 func New() *Folder {
 	hash := func(b byte) string { return strings.Repeat(fmt.Sprintf("%02x", b), 32) }
 	f := &Folder{Modes: map[string]fs.FileMode{"image.key": 0o600}}
+	f.Machines = measurements.Machines{TEE: "none", VCPUs: []int{2}, CPUModels: []string{"EPYC-v4"}, GuestFeatures: []uint64{1}}
 	f.CommandLine = "root=/dev/mapper/cc-root ro cc.root=luks+verity:" + hash(0xa1) + ":8192 cc.app=luks+verity:" + hash(0xb2) +
 		":8192 cc.config=verity:" + hash(0xc3) + ":4096 console=ttyS0"
 	f.Files = map[string][]byte{
-		"image.key":         []byte(strings.Repeat("k", 32)),
-		"config/tee.conf":   []byte("# comment\nTEE_TYPE=\"none\"\n"),
-		"measurements.json": []byte("{}\n"),
+		"image.key":       []byte(strings.Repeat("k", 32)),
+		"config/tee.conf": []byte("# comment\nTEE_TYPE=\"none\"\n"),
 	}
 	f.Manifest = manifest.Manifest{
 		Schema: manifest.Schema, Name: "cc-base", Profile: "test", Distribution: "debian", Suite: "trixie", Kernel: "6.12.0",
@@ -117,7 +120,12 @@ func (f *Folder) Write(dir string) error {
 	files := maps.Clone(f.Files)
 	files["cc-base.qcow2"] = Qcow2(f.Disk.Bytes, 16)
 	if _, own := files["cc-base.efi"]; !own {
-		files["cc-base.efi"] = UKI(f.CommandLine)
+		files["cc-base.efi"] = boottest.UKI(f.CommandLine)
+	}
+	if _, own := files[measurements.File]; !own {
+		if err := f.measure(files); err != nil {
+			return err
+		}
 	}
 	m := f.Manifest
 	if m.Files == nil {
@@ -152,6 +160,26 @@ func (f *Folder) Write(dir string) error {
 		}
 	}
 	return nil
+}
+
+// measure adds the measurements of the boot image, the disk and the firmware
+// among files. What cannot be measured has none in its files.
+func (f *Folder) measure(files map[string][]byte) error {
+	in, err := measurements.Load(f.Manifest, f.Disk, slices.Sorted(maps.Keys(files)), func(name string) ([]byte, error) { return files[name], nil })
+	if err != nil {
+		return err
+	}
+	in.Program, in.Machines = digest.Bytes(nil), f.Machines
+	doc, err := measurements.Compute(in)
+	if err != nil {
+		files[measurements.File], files[measurements.RVPSFile] = []byte("{}\n"), []byte("{}\n")
+		return nil
+	}
+	if files[measurements.File], err = doc.Encode(); err != nil {
+		return err
+	}
+	files[measurements.RVPSFile], err = doc.RVPS()
+	return err
 }
 
 func guid(n byte) string { return fmt.Sprintf("0CC0BA5E-0000-4000-8000-0000000000%02X", n) }

@@ -1,20 +1,19 @@
 package installertest
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"debug/pe"
 	"encoding/binary"
 )
 
 // LUKS2JSON returns the metadata of a volume as cryptsetup makes it when it
 // encrypts a file offline.
 func LUKS2JSON() string {
+	const bytes32 = `"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="`
 	return `{"keyslots":{"0":{"type":"luks2","key_size":64,"af":{"type":"luks1","stripes":4000,"hash":"sha256"},` +
 		`"area":{"type":"raw","offset":"32768","size":"258048","encryption":"aes-xts-plain64","key_size":64},` +
-		`"kdf":{"type":"pbkdf2","hash":"sha256","iterations":1000,"salt":"AAAA"}}},"tokens":{},` +
+		`"kdf":{"type":"pbkdf2","hash":"sha256","iterations":1000,"salt":` + bytes32 + `}}},"tokens":{},` +
 		`"segments":{"0":{"type":"crypt","offset":"16777216","size":"dynamic","iv_tweak":"0","encryption":"aes-xts-plain64","sector_size":4096}},` +
-		`"digests":{"0":{"type":"pbkdf2","keyslots":["0"],"segments":["0"],"hash":"sha256","iterations":1000,"salt":"AAAA","digest":"AAAA"}},` +
+		`"digests":{"0":{"type":"pbkdf2","keyslots":["0"],"segments":["0"],"hash":"sha256","iterations":1000,"salt":` + bytes32 + `,"digest":` + bytes32 + `}},` +
 		`"config":{"json_size":"12288","keyslots_size":"16744448"}}`
 }
 
@@ -36,37 +35,4 @@ func LUKS2(json string) []byte {
 		copy(h[448:], sum[:])
 	}
 	return out
-}
-
-// UKI returns a PE file with the sections of a unified kernel image.
-func UKI(commandLine string) []byte {
-	sections := []struct{ name, data string }{
-		{".osrel", "ID=debian\n"}, {".cmdline", commandLine}, {".linux", "kernel"}, {".initrd", "initrd"},
-	}
-	const align = 512
-	var out bytes.Buffer
-	dos := make([]byte, 64)
-	copy(dos, "MZ")
-	binary.LittleEndian.PutUint32(dos[60:], 64)
-	out.Write(dos)
-	out.WriteString("PE\x00\x00")
-	put := func(v any) { _ = binary.Write(&out, binary.LittleEndian, v) } // a buffer takes everything
-	put(pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_AMD64, NumberOfSections: uint16(len(sections)), SizeOfOptionalHeader: 240})
-	put(pe.OptionalHeader64{Magic: 0x20b, SectionAlignment: 4096, FileAlignment: align, NumberOfRvaAndSizes: 16})
-	place := uint32(2 * align)
-	var body bytes.Buffer
-	for i, s := range sections {
-		padded := (len(s.data) + align - 1) / align * align
-		h := pe.SectionHeader32{
-			VirtualSize: uint32(len(s.data)), VirtualAddress: uint32(4096 * (i + 1)), SizeOfRawData: uint32(padded), PointerToRawData: place,
-		}
-		copy(h.Name[:], s.name)
-		put(h)
-		body.WriteString(s.data)
-		body.Write(make([]byte, padded-len(s.data)))
-		place += uint32(padded)
-	}
-	out.Write(make([]byte, 2*align-out.Len()))
-	out.Write(body.Bytes())
-	return out.Bytes()
 }

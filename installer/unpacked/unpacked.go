@@ -23,10 +23,10 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/installer/qcow2"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/qcow2"
 )
 
 // The names that this program opens.

@@ -1,6 +1,6 @@
 // Command cc-guest is the part of cc-base that runs inside the guest, in the
-// initrd and in the booted system. Its verbs are started by systemd units and
-// by nobody else:
+// initrd and in the booted system. These verbs are started by systemd units
+// and by nobody else:
 //
 //	cc-guest unlock   initrd: opens the volumes that the command line names
 //	cc-guest mounts   initrd: mounts what the booted system needs
@@ -8,11 +8,22 @@
 //	cc-guest readall  reads every byte of every volume (test images)
 //	cc-guest refuse   stands in for the emergency shell
 //
-// A verb that fails prints one line on the console,
+// One that fails prints one line on the console,
 //
 //	cc-base: refused: CC0803: cc-root: the image key does not open it
 //
-// and powers the machine off. There is no shell to fall back to.
+// and powers the machine off. There is no shell to fall back to. The others
+// fail like any program:
+//
+//	cc-guest keys status [--json]     shows keyslots, epochs and policies
+//	cc-guest keys rotate [--if-due]   replaces the secrets of all volumes
+//	cc-guest keys prepare             binds to another boot image as well
+//	cc-guest keys recovery            shows the writable volume's, encrypted
+//	cc-guest keys renew-volume        changes the writable volume's own key
+//	cc-guest keys generate            makes the guest's own key pair
+//	cc-guest attest --nonce HEX [--json]
+//	                                  has the processor vouch for the guest's key
+//	cc-guest serve                    answers the host on a virtio-serial port
 package main
 
 import (
@@ -21,9 +32,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cc-base/overlays/cc-guest/internal/cmdline"
+	"cc-base/overlays/cc-guest/internal/keystate"
 	"cc-base/overlays/cc-guest/internal/mounts"
 	"cc-base/overlays/cc-guest/internal/ready"
 	"cc-base/overlays/cc-guest/internal/unlock"
@@ -36,55 +51,104 @@ const (
 	// bound ends a verb that waits for hardware or a tool. It is long because
 	// an emulated machine is slow; a machine that is well never reaches it.
 	bound = 90 * time.Second
-	// cmdlineCopy is the image's own copy of its command line, which the build
-	// adds to the initrd.
+	// unlockBound leaves time to enrol, to make the writable volume, and for
+	// somebody to type a recovery key or to release one.
+	unlockBound = 15 * time.Minute
+	// cmdlineCopy holds the image's own command lines, one for each key
+	// profile, which the build adds to the initrd.
 	cmdlineCopy = "/usr/lib/cc/cmdline"
 	// initrdMark is what systemd knows an initrd by.
 	initrdMark = "/etc/initrd-release"
 )
 
+// unitVerb is a verb that a unit starts: it may power the machine off.
+type unitVerb struct {
+	run    func(context.Context) error
+	bound  time.Duration // none when zero
+	initrd bool
+}
+
+func unitVerbs() map[string]unitVerb {
+	return map[string]unitVerb{
+		"unlock":  {run: unlockVolumes, bound: unlockBound, initrd: true},
+		"mounts":  {run: mountVolumes, bound: bound, initrd: true},
+		"ready":   {run: sayReady, bound: bound},
+		"readall": {run: readAll}, // takes as long as the disks are large
+		"refuse":  {run: refuse, bound: bound},
+	}
+}
+
 func main() {
-	if len(os.Args) != 2 {
+	if len(os.Args) < 2 {
 		usage()
 	}
-	verb, known := map[string]func(context.Context) error{
-		"unlock": unlockVolumes, "mounts": mountVolumes, "ready": sayReady, "readall": readAll, "refuse": refuse,
-	}[os.Args[1]]
-	if !known {
+	noDumps()
+	if v, ok := unitVerbs()[os.Args[1]]; ok && len(os.Args) == 2 {
+		v.start()
+		return
+	}
+	verb, ok := plainVerbs()[strings.Join(os.Args[1:], " ")]
+	if os.Args[1] == "attest" {
+		verb, ok = attestVerb(os.Args[2:])
+	}
+	if !ok {
 		usage()
 	}
-	if !inGuest(os.Args[1]) {
+	if _, err := os.Stat(settings.Path); err != nil {
+		notHere()
+	}
+	if err := verb(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "cc-guest: "+fault.Render(err))
+		os.Exit(fault.Exit(err))
+	}
+}
+
+// noDumps keeps what the program holds out of core files and away from
+// debuggers; the first of the two holds for cryptsetup, too.
+func noDumps() {
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+func (v unitVerb) start() {
+	if !v.inGuest() {
 		// Started by hand on some other machine, a refusal would switch it off.
-		fmt.Fprintln(os.Stderr, "cc-guest: this verb runs only inside a cc-base guest, started by its unit")
-		os.Exit(fault.ExitUnsafe)
+		notHere()
 	}
 	ctx := context.Background()
-	if os.Args[1] != "readall" { // as long as the disks are large
+	if v.bound > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, bound)
+		ctx, cancel = context.WithTimeout(ctx, v.bound)
 		defer cancel()
 	}
-	if err := verb(ctx); err != nil {
+	if err := v.run(ctx); err != nil {
 		powerOff(refusal(err))
 	}
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|refuse")
+	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|refuse|serve\n"+
+		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
+		"       cc-guest attest --nonce HEX [--json]")
 	os.Exit(fault.ExitUsage)
+}
+
+func notHere() {
+	fmt.Fprintln(os.Stderr, "cc-guest: this verb runs only inside a cc-base guest, started by its unit")
+	os.Exit(fault.ExitUnsafe)
 }
 
 // inGuest tells whether a refusal may power this machine off: a unit started
 // the program, in the initrd or on an image that the build made.
-func inGuest(verb string) bool {
+func (v unitVerb) inGuest() bool {
 	if os.Getenv("INVOCATION_ID") == "" {
 		return false
 	}
-	if verb == "unlock" || verb == "mounts" {
-		_, err := os.Stat(initrdMark)
-		return err == nil
+	mark := settings.Path
+	if v.initrd {
+		mark = initrdMark
 	}
-	_, err := os.Stat(settings.Path)
+	_, err := os.Stat(mark)
 	return err == nil
 }
 
@@ -93,13 +157,33 @@ func unlockVolumes(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.GuestCmdline, err)
 	}
-	expected, err := os.ReadFile(cmdlineCopy)
+	allowed, err := os.ReadFile(cmdlineCopy)
 	if err != nil {
 		return fault.New(fault.GuestCmdline, err)
 	}
+	s, err := readSettings()
+	if err != nil {
+		return err
+	}
 	sys := os.DirFS("/sys")
-	u := unlock.Unlocker{Sys: sys, Runner: tools{}, Finder: volume.Finder{Sys: sys, Settled: udevIdle}}
-	return u.Run(ctx, string(line), string(expected))
+	u := unlock.Unlocker{
+		Sys: sys, Runner: tools{}, Finder: volume.Finder{Sys: sys, Settled: udevIdle},
+		Settings: s, Work: keystate.Headers, Test: testBuild,
+		Open:    func(node string) (unlock.Partition, error) { return openPartition(node) },
+		Machine: initrdMachine{settings: s}.make,
+		Ask:     ask, Keep: keep, Say: say,
+	}
+	state, err := u.Run(ctx, string(line), string(allowed))
+	if err != nil {
+		return err
+	}
+	if err := applySite(ctx); err != nil {
+		return err
+	}
+	if err := keystate.Write(keystate.Dir, state); err != nil {
+		return fault.New(fault.GuestBoot, err)
+	}
+	return nil
 }
 
 // udevIdle is what `udevadm settle` waits for, systemd's udev-util.c.
@@ -160,7 +244,11 @@ func sayReady(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil {
 		return fault.New(fault.GuestVerity, err)
 	}
-	return console(ready.Keys(params) + "\n" + ready.Line + "\n")
+	state, err := keystate.Read(keystate.Dir)
+	if err != nil {
+		return fault.New(fault.GuestBoot, err)
+	}
+	return console(strings.Join(append(state.Lines(), ready.Line), "\n") + "\n")
 }
 
 func readAll(context.Context) error {

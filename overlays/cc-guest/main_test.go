@@ -26,17 +26,13 @@ func TestRefusalIsOneLineWithACode(t *testing.T) {
 }
 
 func TestNothingRunsOutsideAGuest(t *testing.T) {
-	t.Setenv("INVOCATION_ID", "")
-	for _, verb := range []string{"unlock", "mounts", "ready", "readall", "refuse"} {
-		if inGuest(verb) {
-			t.Errorf("%s would run here", verb)
-		}
-	}
-	// A unit of another system does not make it a guest of ours.
-	t.Setenv("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
-	for _, verb := range []string{"unlock", "mounts", "ready", "readall", "refuse"} {
-		if inGuest(verb) {
-			t.Errorf("%s would run under any unit", verb)
+	for _, invocation := range []string{"", "0123456789abcdef0123456789abcdef"} {
+		// A unit of another system does not make it a guest of ours.
+		t.Setenv("INVOCATION_ID", invocation)
+		for name, verb := range unitVerbs() {
+			if verb.inGuest() {
+				t.Errorf("%s would run here (unit %q)", name, invocation)
+			}
 		}
 	}
 }

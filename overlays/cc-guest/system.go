@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,21 +13,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	terminal "cc-base/overlays/cc-guest/internal/console"
+	"cc-base/overlays/cc-guest/internal/keyring"
 	"cc-base/tasks/fault"
 )
 
 // tools runs the programs of the initrd or the root image.
 type tools struct{}
 
-// Run implements unlock.Runner. Standard error goes to the unit's, and so to
+// Run implements vault.Runner. Standard error goes to the unit's, and so to
 // the journal: the console gets our own line only.
-func (tools) Run(ctx context.Context, stdin []byte, program string, args ...string) (string, int, error) {
+func (tools) Run(ctx context.Context, secrets [][]byte, stdin []byte, program string, args ...string) (string, int, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C"}
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stderr = os.Stderr
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
+	for _, secret := range secrets {
+		end, err := pipe(secret)
+		if err != nil {
+			return "", -1, err
+		}
+		defer end.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, end)
+	}
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return "", -1, ctx.Err()
@@ -40,6 +51,51 @@ func (tools) Run(ctx context.Context, stdin []byte, program string, args ...stri
 	}
 	return stdout.String(), 0, nil
 }
+
+// pipe returns the reading end of a pipe that holds the secret and then ends.
+// It is far shorter than what a pipe takes (pipe(7)), so nothing blocks.
+func pipe(secret []byte) (*os.File, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = write.Write(secret)
+	if err = errors.Join(err, write.Close()); err != nil {
+		_ = read.Close()
+		return nil, err
+	}
+	return read, nil
+}
+
+// partition is a block device opened for reading and writing.
+type partition struct{ *os.File }
+
+func openPartition(node string) (partition, error) {
+	file, err := os.OpenFile(node, os.O_RDWR|unix.O_CLOEXEC, 0)
+	return partition{file}, err
+}
+
+// Size implements unlock.Partition.
+func (p partition) Size() (int64, error) { return p.Seek(0, io.SeekEnd) }
+
+// keep holds a secret in the kernel for the running system.
+func keep(name string, secret []byte) error { return keyring.Put(name, secret) }
+
+// kept returns a secret that keep holds.
+func kept(name string) ([]byte, error) { return keyring.Get(name) }
+
+// ask shows a question on the console and returns what was typed.
+func ask(ctx context.Context, question string) ([]byte, error) {
+	c, err := terminal.Open("/dev/console")
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Ask(ctx, question)
+}
+
+// say prints one line on the console. Boot goes on without it.
+func say(line string) { _ = console(line + "\n") }
 
 // kernel implements mounts.Mounter.
 type kernel struct{}

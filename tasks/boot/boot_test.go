@@ -230,6 +230,17 @@ func TestSectionsAreAsLongAsTheirVirtualSize(t *testing.T) {
 	}
 }
 
+// To the stub, an empty section is none: neither its name is measured nor that it
+// has no content.
+func TestAnEmptySectionIsNotMeasured(t *testing.T) {
+	t.Parallel()
+	with, errA := boot.PCR11(image(section{".linux", "kernel"}, section{".dtb", ""}))
+	without, errB := boot.PCR11(image(section{".linux", "kernel"}))
+	if errA != nil || errB != nil || with != without {
+		t.Errorf("%x, %v, without it %x, %v", with, errA, without, errB)
+	}
+}
+
 // malformed is images that are not to be believed.
 func malformed() map[string][]byte {
 	le := binary.LittleEndian

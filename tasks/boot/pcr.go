@@ -11,11 +11,28 @@ import (
 	"cc-base/tasks/fault"
 )
 
-// measuredSections is the order in which systemd-stub extends PCR 11 with the
-// UKI's sections, whatever their order in the file (systemd 257
-// src/fundamental/uki.h, enum UnifiedSection; .pcrsig is left out because it
-// signs the result).
-func measuredSections() []string {
+// Section is one section of a UKI.
+type Section struct {
+	Name string
+	Data []byte
+}
+
+// MeasuredSections returns those of the sections that systemd-stub measures, in
+// the order in which it does so. To the stub, an empty section is none.
+func MeasuredSections(sections map[string][]byte) []Section {
+	var measured []Section
+	for _, name := range measuredNames() {
+		if data := sections[name]; len(data) > 0 {
+			measured = append(measured, Section{name, data})
+		}
+	}
+	return measured
+}
+
+// measuredNames is the order in which systemd-stub measures a UKI's sections,
+// whatever their order in the file (systemd 257 src/fundamental/uki.h, enum
+// UnifiedSection; .pcrsig is left out because it signs the result).
+func measuredNames() []string {
 	return []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey", ".profile", ".dtbauto", ".hwids"}
 }
 
@@ -33,13 +50,9 @@ func PCR11(uki []byte, phases ...string) ([32]byte, error) {
 		d := sha256.Sum256(data)
 		pcr = sha256.Sum256(append(pcr[:], d[:]...))
 	}
-	for _, name := range measuredSections() {
-		data, ok := sections[name]
-		if !ok {
-			continue
-		}
-		extend(append([]byte(name), 0))
-		extend(data)
+	for _, s := range MeasuredSections(sections) {
+		extend(append([]byte(s.Name), 0))
+		extend(s.Data)
 	}
 	for _, phase := range phases {
 		extend([]byte(phase))
@@ -65,7 +78,7 @@ func Sections(uki []byte) (map[string][]byte, error) {
 		}
 		if uint64(s.VirtualSize) < uint64(len(data)) {
 			data = data[:s.VirtualSize]
-		} else if uint64(s.VirtualSize) > uint64(len(data)) && slices.Contains(measuredSections(), s.Name) {
+		} else if uint64(s.VirtualSize) > uint64(len(data)) && slices.Contains(measuredNames(), s.Name) {
 			// The stub would measure zeros that are not in the file.
 			return nil, fault.Newf(fault.BootImage, "section %s has %d bytes, its header says %d", s.Name, len(data), s.VirtualSize)
 		}

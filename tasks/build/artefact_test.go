@@ -15,9 +15,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cc-base/tasks/boot"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/measurements"
 	"cc-base/tasks/sh"
+	"cc-base/tasks/tpm"
 )
 
 // The independent second opinion: what other people's tools say of the image
@@ -67,8 +70,12 @@ func TestOtherPeoplesToolsAcceptTheImage(t *testing.T) {
 			}
 			if p.Encrypted {
 				dump := run(t, "cryptsetup", "luksDump", volume)
-				if slots := strings.Count(dump, ": luks2\n"); slots != 1 {
-					t.Errorf("%d keyslots, want 1:\n%s", slots, dump)
+				want := 1
+				if _, err := os.Stat(image.Path("keys", "recovery.key")); err == nil {
+					want++
+				}
+				if slots := strings.Count(dump, ": luks2\n"); slots != want {
+					t.Errorf("%d keyslots, want %d:\n%s", slots, want, dump)
 				}
 				run(t, "cryptsetup", "reencrypt", "--decrypt", "--force-offline-reencrypt", "--disable-locks", "--batch-mode",
 					"--header", volume+".header", "--key-file", image.Path("keys", "image.key"), volume)
@@ -86,18 +93,64 @@ func TestOtherPeoplesToolsAcceptTheImage(t *testing.T) {
 	}
 }
 
+func TestTheBootImageHoldsTheKeyThatSignedItsMeasurement(t *testing.T) {
+	image := lab.Built(t)
+	uki := filetest.Read(t, image.Path("cc-base.efi"))
+	sections, err := boot.Sections(uki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(sections[".pcrpkey"], filetest.Read(t, image.Path("keys", "pcr", "pcr.pub"))) {
+		t.Error(".pcrpkey is not the build's key")
+	}
+	key, _, err := boot.LoadOrMakePCRKey(image.Path("keys", "pcr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured, err := boot.PCR11(uki, boot.PCRPhase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures, err := tpm.SignPCR11(key.Private, measured)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := signatures.Encode(); err != nil || !bytes.Equal(sections[".pcrsig"], want) {
+		t.Errorf(".pcrsig is not the signature of what is measured, %v", err)
+	}
+	m := image.Manifest
+	if len(m.CommandLines) == 0 || string(sections[".cmdline"]) != m.CommandLine {
+		t.Errorf("%d command lines; .cmdline is %q", len(m.CommandLines), sections[".cmdline"])
+	}
+	for profile, line := range m.CommandLines {
+		if !bytes.Contains(sections[".initrd"], []byte(line)) {
+			t.Errorf("the initrd does not hold the command line of %s", profile)
+		}
+	}
+}
+
 func itoa(n int64) string {
 	data, _ := json.Marshal(n)
 	return string(data)
 }
 
-// installerFiles is exactly what the tarball holds.
-func installerFiles() []string {
+// installerFiles is exactly what the tarball holds. Firmware for confidential
+// guests is among it where the build could have it.
+func installerFiles(image lab.Image) []string {
 	files := []string{
 		"SHA256SUMS", "cc-base.efi", "cc-base.qcow2", "cc-install",
 		"config/apps.conf", "config/os.conf", "config/partition.conf", "config/qemu.conf", "config/security.conf", "config/tee.conf",
-		"firmware/OVMF_CODE_4M.fd", "firmware/OVMF_VARS_4M.fd", "image.key", "install.sh", "manifest.json", "measurements.json", "sbom.cdx.json", "validate.sh",
+		"firmware/OVMF_CODE_4M.fd", "firmware/OVMF_VARS_4M.fd", "firmware/OVMF_CODE_4M.secboot.fd", "firmware/OVMF_VARS_4M.cc-base.fd", "image.key", "install.sh", "manifest.json", "measurements.json", "rvps.json", "sbom.cdx.json", "validate.sh",
+		"secureboot/PK.crt", "secureboot/KEK.crt", "secureboot/db.crt",
 		"validation/common.sh", "validation/test_03_device.sh", "validation/test_04_keys.sh", "validation/test_05_cc_apps.sh", "validation/test_06_partition.sh",
+	}
+	for _, name := range []string{measurements.SNPFirmware, measurements.TDXFirmware} {
+		if _, err := os.Stat(image.Path("scratch", name)); err == nil {
+			files = append(files, name)
+			if name == measurements.TDXFirmware {
+				files = append(files, measurements.TDXEnrolled)
+			}
+		}
 	}
 	for i := range files {
 		files[i] = "installer/" + files[i]
@@ -122,7 +175,7 @@ func TestTheInstallerHoldsExactlyItsFilesAndNoEmptyOne(t *testing.T) {
 		}
 	})
 	slices.Sort(got)
-	if d := cmp.Diff(installerFiles(), got); d != "" {
+	if d := cmp.Diff(installerFiles(image), got); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
@@ -141,8 +194,10 @@ func TestChecksumAndSignatureAreAcceptedByTheUsersTools(t *testing.T) {
 	if err := do(sh.Cmd{Name: "gpg", Args: []string{"--batch", "--import", image.Path("keys", "signing-key.asc")}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := do(sh.Cmd{Name: "gpg", Args: []string{"--batch", "--verify", tarball + ".asc", tarball}}); err != nil {
-		t.Error(err)
+	for _, file := range []string{tarball, image.Path("measurements.json"), image.Path("rvps.json")} {
+		if err := do(sh.Cmd{Name: "gpg", Args: []string{"--batch", "--verify", file + ".asc", file}}); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -157,7 +212,7 @@ func TestTheUnpackedInstallerChecksItself(t *testing.T) {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
 	}
-	out, err := exec.Command(filepath.Join(dir, "validate.sh"), "--json", "bundle", "keys", "apps", "partition").Output()
+	out, err := exec.Command(filepath.Join(dir, "validate.sh"), "--json", "bundle", "keys", "apps", "partition", "measurements").Output()
 	if err != nil {
 		t.Fatalf("validate.sh: %v\n%s", err, out)
 	}
@@ -173,7 +228,7 @@ func TestNoPathOfTheBuildMachineIsInWhatIsShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{"scratch/root.tar", "cc-base.efi", "scratch/cc-install", "scratch/sbom.cdx.json", "manifest.json", "measurements.json"} {
+	for _, f := range []string{"scratch/root.tar", "cc-base.efi", "scratch/cc-install", "scratch/sbom.cdx.json", "manifest.json", "measurements.json", "rvps.json"} {
 		data, err := os.ReadFile(image.Path(f))
 		if err != nil {
 			t.Fatal(err)

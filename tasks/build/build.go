@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ type Options struct {
 	OutDir     string    // CC_OUT_DIR, default Repo/out
 	CacheDir   string    // CC_CACHE_DIR, default Repo/out/cache
 	Verbose    bool      // show the output of commands as it comes
+	Debug      bool      // DEBUG=true: more about keys, never a secret
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
 	Stderr     io.Writer // events, one line each
 
@@ -59,6 +61,7 @@ func FromEnvironment(verbose bool) (Options, error) {
 		Stderr:    os.Stderr,
 		LookupEnv: os.LookupEnv,
 	}
+	o.Debug, _ = strconv.ParseBool(os.Getenv("DEBUG")) // what is no boolean is false
 	if o.CacheLimit, err = parseLimit(os.Getenv("CC_CACHE_LIMIT")); err != nil {
 		return Options{}, fault.New(fault.Config, err)
 	}

@@ -30,7 +30,7 @@ func Clean(ctx context.Context, o Options, all bool) error {
 	}
 	remove := []string{
 		"scratch", "state", "log", "vm",
-		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json", "config.resolved",
+		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json", "measurements.json.asc", "rvps.json", "rvps.json.asc", "config.resolved",
 		"nvidia-cc-installer.tar.gz", "nvidia-cc-installer.tar.gz.sha256", "nvidia-cc-installer.tar.gz.asc",
 	}
 	for i := range remove {
@@ -51,14 +51,18 @@ func Clean(ctx context.Context, o Options, all bool) error {
 	return nil
 }
 
-// Update forgets the packages that were installed, so that the next build takes
-// the newest from the mirror. Without it a build keeps to what it has: the
+// Update forgets the packages that were installed and the firmware that was got,
+// so that the next build takes the newest from the mirror. Without it a build keeps to what it has: the
 // same settings give the same image, whatever the mirror has got since.
 func Update(o Options) error {
-	for _, path := range []string{filepath.Join(o.CacheDir, "stages", "bootstrap"), filepath.Join(o.OutDir, "state", "bootstrap.json")} {
+	b := Build{Options: o}
+	for _, path := range []string{filepath.Join(o.CacheDir, "stages", "bootstrap"), b.recordFile("bootstrap"), b.recordFile("firmware")} {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
+	}
+	if err := b.firmwareMemory("").forget(); err != nil {
+		return err
 	}
 	fmt.Fprintln(o.Stderr, "update: the next build installs the newest packages")
 	return nil

@@ -3,9 +3,12 @@ package build
 import (
 	"fmt"
 	"io"
+	"os"
 
+	"cc-base/tasks/build/recipient"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/sign"
+	"cc-base/tasks/tpm"
 )
 
 // ValidateConfig loads the configuration, which reports every error at once,
@@ -32,7 +35,22 @@ func ShowConfig(o Options, w io.Writer, verbose bool) error {
 }
 
 func (o Options) config() (conf.Config, error) {
-	return conf.Load(conf.Options{Dir: o.ConfigDir, Profile: o.Profile})
+	return conf.Load(conf.Options{Dir: o.ConfigDir, Profile: o.Profile, File: lookAt})
+}
+
+// lookAt reads a file that a key names, so that a wrong one is a mistake in the
+// configuration and not the end of a build.
+func lookAt(key, path string) error {
+	if key == "KEY_RECIPIENTS" {
+		_, err := recipient.Read(path)
+		return err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = tpm.ParseSRKPublic(text)
+	return err
 }
 
 // MakeSigningKey makes the project's signing key under out/keys. One that is

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 
+	"cc-base/overlays/cc-guest/settings"
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
@@ -80,6 +81,9 @@ func TestTheGuestProgramAndTheTEEModulesAreInTheImage(t *testing.T) {
 	headers, content := tree(t, image)
 	if h := headers["/usr/lib/cc/cc-guest"]; h == nil || h.Mode&0o777 != 0o755 || h.Uid != 0 {
 		t.Errorf("cc-guest is %+v", h)
+	}
+	if _, err := settings.Decode([]byte(content[settings.Path])); err != nil {
+		t.Errorf("%s: %v", settings.Path, err)
 	}
 	for _, module := range teeModules() {
 		if !slices.ContainsFunc(keysOf(headers), func(p string) bool { return strings.Contains(p, "/"+module+".ko") }) {

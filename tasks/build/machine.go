@@ -4,29 +4,36 @@ import (
 	"context"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 
+	"cc-base/overlays/cc-guest/control"
 	"cc-base/tasks/vm"
 )
 
 // RunVM builds the image where it is not up to date and boots it, with the
 // serial console on stdin and console, until it ends or ctx does. The image is
 // not changed; TPM state and EFI variables stay in out/vm for the next start.
-func RunVM(ctx context.Context, o Options, stdin io.Reader, console io.Writer) error {
+// With secureBoot the firmware starts nothing but what our keys have signed; such
+// a machine has a state of its own, because PCR 7 is another one.
+func RunVM(ctx context.Context, o Options, secureBoot bool, stdin io.Reader, console io.Writer) error {
 	return with(ctx, o, func(ctx context.Context, b *Build) error {
 		if err := b.Through(ctx, "package"); err != nil {
 			return err
 		}
-		dir := b.out("vm")
+		dir, firmware := b.out("vm"), Firmware(b.Tools.Dir)
+		if secureBoot {
+			dir, firmware = b.out("vm", "secureboot"), b.secureBootFirmware()
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		firmware := Firmware(b.Tools.Dir)
-		accel, why := vm.ProbeKVM(ctx, b.Tools, firmware, dir)
+		accel, why := vm.ProbeKVM(ctx, b.Tools, Firmware(b.Tools.Dir), dir)
 		b.log.event("vm", "%s", why)
 		m := &vm.Machine{
-			Runner: b.Tools, Dir: dir, Firmware: firmware, Accel: accel, TPM: true, MemoryMiB: 2048,
+			Runner: b.Tools, Dir: dir, Firmware: firmware, SecureBoot: secureBoot, Accel: accel, TPM: true, MemoryMiB: 2048,
 			Disks:  []vm.Disk{{Path: b.out("cc-base.qcow2")}},
+			Ports:  []vm.Port{{Name: control.PortName, Path: o.controlSocket()}},
 			Mirror: console, Stdin: stdin, ConsoleLog: b.out("log", "console.log"),
 		}
 		if b.encrypted() {
@@ -48,4 +55,9 @@ func Firmware(tools string) vm.Firmware {
 		Code: "/usr/share/OVMF/OVMF_CODE_4M.fd",
 		Vars: filepath.Join(tools, "usr/share/OVMF/OVMF_VARS_4M.fd"),
 	}
+}
+
+// secureBootFirmware is [Firmware] that enforces Secure Boot with our keys.
+func (b *Build) secureBootFirmware() vm.Firmware {
+	return vm.Firmware{Code: "/usr/share/OVMF/" + path.Base(secureBootCode), Vars: b.firmwareFiles()[secureBootVars]}
 }

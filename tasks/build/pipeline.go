@@ -37,6 +37,7 @@ func stages() []stage {
 		teeStage(),       // guest program, TEE modules, initrd
 		encryptStage(),   // root volume: erofs, verity, LUKS2
 		appsStage(),      // application and configuration volumes, the same way
+		firmwareStage(),  // OVMF for SEV-SNP and TDX, where it can be had
 		packageStage(),   // UKI, disk image, measurements, installer
 		signStage(),      // OpenPGP signature of the installer
 	}

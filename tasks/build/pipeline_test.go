@@ -47,8 +47,14 @@ func newCheckout(t *testing.T, image lab.Image) checkout {
 	if err := os.Symlink(filepath.Join(shared, "tools"), filepath.Join(c.cache, "tools")); err != nil {
 		t.Fatal(err)
 	}
+	// The firmware that the other build got, if it got any: the archive of the
+	// testing suite is not to be asked by every test.
+	err := os.CopyFS(filepath.Join(c.cache, "firmware"), os.DirFS(filepath.Join(shared, "firmware")))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
 	// The same keys, so that signed files can be compared.
-	for _, k := range []string{"image.key", "secureboot"} {
+	for _, k := range []string{"image.key", "secureboot", "pcr"} {
 		if err := exec.Command("cp", "-a", image.Path("keys", k), filepath.Join(c.out, "keys")).Run(); err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +109,7 @@ func stagesIn(out string) []string {
 		if strings.Contains(what, "nothing has changed") {
 			continue
 		}
-		known := []string{"prepare", "bootstrap", "baseos", "tee", "encrypt", "apps", "package", "sign"}
+		known := []string{"prepare", "bootstrap", "baseos", "tee", "encrypt", "apps", "firmware", "package", "sign"}
 		if slices.Contains(known, name) && !slices.Contains(ran, name) {
 			ran = append(ran, name)
 		}
@@ -301,10 +307,13 @@ func (c checkout) equals(t *testing.T, image lab.Image) {
 	if !same(t, image.Path("scratch", "packages.json"), filepath.Join(c.out, "scratch", "packages.json")) {
 		t.Fatal("the two builds have different packages: the mirror changed between them; run the test again")
 	}
+	if !same(t, image.Path("scratch", "firmware", "firmware.json"), filepath.Join(c.out, "scratch", "firmware", "firmware.json")) {
+		t.Fatal("the two builds have different firmware: the mirror changed between them, or answered only one; run the test again")
+	}
 	for _, f := range []string{
 		"scratch/rootfs.tar", "scratch/root.tar", "scratch/initrd.img", "scratch/vmlinuz", "scratch/cc-guest",
 		"scratch/root.json", "scratch/app.json", "scratch/config.json", "scratch/config.volume",
-		"scratch/cc-install", "scratch/sbom.cdx.json", "cc-base.efi", "measurements.json",
+		"scratch/cc-install", "scratch/sbom.cdx.json", "scratch/enrolled/OVMF_VARS_4M.cc-base.fd", "cc-base.efi", "measurements.json", "rvps.json",
 	} {
 		if !same(t, image.Path(f), filepath.Join(c.out, f)) {
 			t.Errorf("%s differs between two builds", f)

@@ -156,6 +156,13 @@ func (b *Build) fetchBytes(s stage) int64 {
 			return 0
 		}
 		return -1
+	case "firmware":
+		for _, image := range b.firmwareWanted() {
+			if !b.firmwareMemory("").any(image) {
+				return -1
+			}
+		}
+		return 0
 	case "bootstrap":
 		var packages []bundle.Package
 		if err := b.kept("packages.json", &packages); err != nil {

@@ -2,7 +2,13 @@ package build
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,9 +17,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/conf"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/golden"
 )
 
@@ -26,7 +36,7 @@ func finished(t *testing.T, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{b.scratch(), b.stateDir(), filepath.Dir(b.toolsList())} {
+	for _, dir := range []string{b.scratch("firmware"), b.scratch("enrolled"), b.stateDir(), filepath.Dir(b.toolsList())} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -47,12 +57,42 @@ func finished(t *testing.T, o Options) {
 	}
 }
 
+// writeNamedFiles makes the files that keys may name: operator.asc, an OpenPGP
+// key, and srk.pub, a TPM's storage root key. It returns the private OpenPGP key.
+func writeNamedFiles(t *testing.T, dir string) *openpgp.Entity {
+	t.Helper()
+	e, err := openpgp.NewEntity("Operator", "", "operator@site.invalid", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	w, err := armor.Encode(&text, openpgp.PublicKeyType, nil)
+	if err == nil {
+		err = errors.Join(e.Serialize(w), w.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	filetest.Write(t, filepath.Join(dir, "operator.asc"), text.Bytes())
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	filetest.Write(t, filepath.Join(dir, "srk.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	return e
+}
+
 func planOptions(t *testing.T) Options {
 	t.Helper()
 	config, out := t.TempDir(), t.TempDir()
 	if err := os.CopyFS(config, os.DirFS(filepath.Join(repo(t), "config"))); err != nil {
 		t.Fatal(err)
 	}
+	writeNamedFiles(t, config)
 	return Options{
 		Repo: repo(t), ConfigDir: config, OutDir: out, CacheDir: filepath.Join(out, "cache"), CacheLimit: defaultLimit, Stderr: io.Discard,
 		LookupEnv: func(string) (string, bool) { return "", false },
@@ -75,6 +115,8 @@ func direct(t *testing.T, o Options) []string {
 	return names
 }
 
+const operatorKey = "OPERATOR_KEY=ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
 // other gives every key a value that is not its default. A key whose change
 // needs another one to be valid brings it along.
 func other() map[string]string {
@@ -83,11 +125,14 @@ func other() map[string]string {
 		"SNAPSHOT": "SNAPSHOT=20260101T000000Z\nMIRROR=http://snapshot.invalid/debian", "COMPONENTS": "COMPONENTS=( main contrib )", "PACKAGES": "PACKAGES=( jq )",
 		"KERNEL": "KERNEL=generic", "TOOLS_SUITE": "TOOLS_SUITE=forky", "HOSTNAME": "HOSTNAME=other", "LOCALE": "LOCALE=de_DE.UTF-8", "TIMEZONE": "TIMEZONE=Europe/Berlin",
 		"SOURCE_DATE_EPOCH": "SOURCE_DATE_EPOCH=1767225601", "EXPERIMENTAL": "EXPERIMENTAL=yes",
-		"TEE_TYPE": "TEE_TYPE=sev-snp", "TEE_VCPUS": "TEE_VCPUS=8", "TEE_CPU_MODEL": "TEE_CPU_MODEL=EPYC-Milan", "BOOT_MODE": "BOOT_MODE=direct", "TEE_POLICY": "TEE_POLICY=0x07",
+		"TEE_TYPE": "TEE_TYPE=sev-snp", "TEE_VCPUS": "TEE_VCPUS=8", "TEE_CPU_MODEL": "TEE_CPU_MODEL=EPYC-Milan", "BOOT_MODE": "BOOT_MODE=direct",
+		"MEASURE_VCPUS": "MEASURE_VCPUS=( 3 )", "MEASURE_CPU_MODELS": "MEASURE_CPU_MODELS=( EPYC-Milan )", "MEASURE_GUEST_FEATURES": "MEASURE_GUEST_FEATURES=( 0x21 )",
+		"FIRMWARE_CONFIDENTIAL": "FIRMWARE_CONFIDENTIAL=no", "TEE_POLICY": "TEE_POLICY=0x07",
 		"TEE_POLICY_SNP": "TEE_POLICY_SNP=0x20000", "TEE_POLICY_TDX": "TEE_POLICY_TDX=0x50000000", "INSECURE_DEBUG": "INSECURE_DEBUG=yes", "TEE_MEMORY_SIZE": "TEE_MEMORY_SIZE=16G",
 		"TEE_MEMORY_SLOTS": "TEE_MEMORY_SLOTS=8", "TEE_KEY_SETTINGS": `TEE_KEY_SETTINGS=( KEY_DIR="/run/keys" KEY_SIZE="4096" KEY_ALGO="rsa" )`,
 		"LUKS_CIPHER": "", "LUKS_KEY_SIZE": "LUKS_KEY_SIZE=256", "LUKS_HASH": "LUKS_HASH=sha256", "TPM_DEVICE": "TPM_DEVICE=/dev/tpm1", "TPM_VERSION": "",
-		"TPM_PCR": "TPM_PCR=0,7", "KEY_PROFILE": "KEY_PROFILE=attested", "KEY_ROTATION_INTERVAL": "KEY_ROTATION_INTERVAL=7d", "CONSOLE_RECOVERY": "CONSOLE_RECOVERY=yes",
+		"TPM_PCR": "TPM_PCR=0,7", "TPM_SRK": "TPM_SRK=srk.pub", "KEY_PROFILE": "KEY_PROFILE=attested\n" + operatorKey,
+		"OPERATOR_KEY": operatorKey, "DYNAMIC_INTEGRITY": "DYNAMIC_INTEGRITY=off", "KEY_RECIPIENTS": "KEY_RECIPIENTS=( operator.asc )", "KEY_ROTATION_INTERVAL": "KEY_ROTATION_INTERVAL=7d", "CONSOLE_RECOVERY": "CONSOLE_RECOVERY=yes",
 		"LOCKDOWN": "LOCKDOWN=no", "PANIC_ON_OOPS": "PANIC_ON_OOPS=no",
 		"QEMU_MACHINE": "", "QEMU_CPU_TYPE": "QEMU_CPU_TYPE=max", "QEMU_FIRMWARE": "QEMU_FIRMWARE=/opt/OVMF.fd", "GPU_SETTINGS_FILE": "GPU_SETTINGS_FILE=/etc/other/gpu",
 		"NETWORK_SETTINGS_FILE": "NETWORK_SETTINGS_FILE=/etc/other/network", "NETWORK_TYPE": "NETWORK_TYPE=nat", "NETWORK_ISOLATION": "NETWORK_ISOLATION=no",
@@ -249,7 +294,7 @@ func TestThePlanNamesWhatChangedFromWhatToWhat(t *testing.T) {
 	for _, s := range steps {
 		actions[s.Stage] = s.Action
 	}
-	want := map[string]string{"prepare": "none", "bootstrap": "none", "baseos": "run", "tee": "behind", "encrypt": "behind", "apps": "run", "package": "behind", "sign": "behind"}
+	want := map[string]string{"prepare": "none", "bootstrap": "none", "baseos": "run", "tee": "behind", "encrypt": "behind", "apps": "run", "firmware": "none", "package": "behind", "sign": "behind"}
 	if d := cmp.Diff(want, actions); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}

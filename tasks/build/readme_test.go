@@ -44,14 +44,20 @@ func readmeCommands(t *testing.T) []string {
 func elsewhere() map[string]string {
 	const pipeline = "pipeline_test.go:TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged"
 	const installs = "../lab/boot_test.go:TestWhatTheInstallerWritesBoots"
+	const running = "script_test.go:TestScripts" // running.txtar
 	const sums = "artefact_test.go:TestChecksumAndSignatureAreAcceptedByTheUsersTools"
 	return map[string]string{
-		"go tool mage -compile FILE":                     "script_test.go:TestScripts",
-		"go tool mage build":                             pipeline,
-		"CC_PROFILE=minimal go tool mage build":          pipeline,
-		"go tool mage test":                              "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
-		"go tool mage vm":                                "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",
-		"sha256sum -c nvidia-cc-installer.tar.gz.sha256": sums,
+		"go tool mage -compile FILE":                                             "script_test.go:TestScripts",
+		"go tool mage build":                                                     pipeline,
+		"CC_PROFILE=minimal go tool mage build":                                  pipeline,
+		"go tool mage test":                                                      "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
+		"go tool mage vm":                                                        "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",
+		"go tool mage keys:recovery -recipient=FILE":                             "script_test.go:TestScripts",
+		"go tool mage keys:rotate":                                               running,
+		"go tool mage keys:rotate -name=DOMAIN":                                  running,
+		"go tool mage keys:prepare -socket=PATH":                                 running,
+		"go tool mage tpm:pcrs -socket=PATH":                                     running,
+		"sha256sum -c nvidia-cc-installer.tar.gz.sha256":                         sums,
 		"gpg --verify nvidia-cc-installer.tar.gz.asc nvidia-cc-installer.tar.gz": sums,
 		"tar xf nvidia-cc-installer.tar.gz":                                      installs,
 		"cd installer":                                                           installs,

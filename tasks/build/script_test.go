@@ -3,10 +3,11 @@ package build_test
 // What green does not prove: no script builds anything, each one ends before
 // the first stage. That a configuration which is accepted also builds and
 // boots is proven by the pipeline and boot tests alone. The second build is
-// kept out by a lock that the test itself holds, and the read-only checkout is
-// one by its permissions, not by its mount.
+// kept out by a lock that the test itself holds, the read-only checkout is one by
+// its permissions, not by its mount, and a running guest is this process.
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 			return os.CopyFS(filepath.Join(env.WorkDir, "config"), os.DirFS(shippedConfig))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exitcode": exitcode, "bound": bound, "refused": refused, "hold": hold,
+			"exitcode": exitcode, "bound": bound, "refused": refused, "hold": hold, "image": image, "guest": guest,
 		},
 		Condition: condition,
 	})
@@ -165,6 +166,29 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	_, err = f.WriteString(holder)
 	ts.Check(err)
 	ts.Setenv("HOLDER", holder)
+}
+
+// image DIR puts something that can be measured where a build puts its image.
+func image(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(imageIn(dir))
+}
+
+// guest SOCKET FILE serves the socket as a guest whose TPM holds what FILE, the
+// output of tpm:pcrs -json, predicts; without FILE, what no image measures.
+func guest(ts *testscript.TestScript, _ bool, args []string) {
+	g := &fakeGuest{epoch: 1}
+	var p prediction
+	if len(args) > 1 {
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &p))
+	}
+	g.measuring(p)
+	socket := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(filepath.Dir(socket), 0o755))
+	stop, err := g.listen(socket)
+	ts.Check(err)
+	ts.Defer(stop)
 }
 
 // condition knows [buildable]: this machine has what a build asks of it before

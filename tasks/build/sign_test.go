@@ -2,25 +2,25 @@ package build
 
 import (
 	"bytes"
-	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/sign"
 )
 
-// signing returns a build whose tarball is a few bytes, with an old signature
-// beside it.
+// signingBuild returns a build whose files to sign hold their own name, each with
+// an old signature beside it.
 func signingBuild(t *testing.T, env map[string]string) (*Build, *bytes.Buffer) {
 	t.Helper()
 	var shown bytes.Buffer
 	b := &Build{Options: Options{OutDir: t.TempDir(), LookupEnv: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}}
 	b.log = newLog(&shown, &bytes.Buffer{})
-	for file, text := range map[string]string{b.installer(): "tarball", b.installer() + ".asc": "of other bytes"} {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	for _, file := range b.signed() {
+		filetest.Write(t, file, []byte(filepath.Base(file)))
+		filetest.Write(t, file+sign.Extension, []byte("of other bytes"))
 	}
 	return b, &shown
 }
@@ -30,9 +30,7 @@ func TestInCIWithoutAKeyTheInstallerIsUnsignedAndAStaleSignatureGoes(t *testing.
 	if err := signInstaller(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(b.installer() + ".asc"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the stale signature is there: %v", err)
-	}
+	filetest.Only(t, b.OutDir, "measurements.json", "nvidia-cc-installer.tar.gz", "rvps.json")
 	if !strings.Contains(shown.String(), "UNSIGNED") {
 		t.Errorf("it was not said: %q", shown)
 	}
@@ -52,11 +50,9 @@ func TestOnADevelopersMachineAProjectKeyIsMadeOnceAndSigns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature, err := os.ReadFile(b.installer() + sign.Extension)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := sign.Verify(public, strings.NewReader("tarball"), signature); err != nil {
-		t.Error(err)
+	for _, name := range []string{"nvidia-cc-installer.tar.gz", "measurements.json", "rvps.json"} {
+		if _, err := sign.Verify(public, strings.NewReader(name), filetest.Read(t, b.out(name+".asc"))); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -19,8 +19,12 @@ func appsStage() stage {
 		keys:  conf.Keys(), // every setting is in the configuration volume
 		reads: []string{"prepare"},
 		facts: func(b *Build) (map[string]string, error) {
-			facts, err := imageKeyDigest(b)
+			facts, err := volumeKeyDigests(b)
 			if err != nil {
+				return nil, err
+			}
+			// It seals with the other stage's code.
+			if facts["program:encrypt"], err = b.codeDigest("tasks/build", "encrypt"); err != nil {
 				return nil, err
 			}
 			for _, app := range b.Config.Apps.Apps {

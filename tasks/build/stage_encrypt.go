@@ -2,23 +2,32 @@ package build
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
+	"cc-base/tasks/boot"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal"
+	"cc-base/tasks/tpm"
+	"cc-base/tasks/tpm/token"
 )
 
 func encryptStage() stage {
 	return stage{
 		name:    "encrypt",
 		title:   "sealing the root volume",
-		keys:    append(sealingKeys(), "ROOT_ENCRYPT"),
+		keys:    append(sealingKeys(), "ROOT_ENCRYPT", "TPM_SRK"),
 		reads:   []string{"prepare", "tee"},
-		facts:   imageKeyDigest,
+		facts:   volumeKeyDigests,
 		cached:  true,
 		outputs: func(b *Build) []string { return sealedFiles(b, "root") },
 		run: func(ctx context.Context, b *Build) error {
@@ -37,20 +46,47 @@ func sealedFiles(b *Build, name string) []string {
 	return []string{b.scratch(name + ".volume"), b.scratch(name + ".json")}
 }
 
-func (b *Build) imageKeyFile() string { return b.out("keys", "image.key") }
+func (b *Build) imageKeyFile() string    { return b.out("keys", "image.key") }
+func (b *Build) recoveryKeyFile() string { return b.out("keys", "recovery.key") }
 
-// imageKeyDigest makes the volumes depend on the image key, so that a new key
-// gives new volumes. The key has 256 bits of entropy: its digest tells nothing.
-func imageKeyDigest(b *Build) (map[string]string, error) {
-	key, err := os.ReadFile(b.imageKeyFile())
-	if os.IsNotExist(err) {
-		return map[string]string{"image key": toBeMade}, nil
+// volumeKeyDigests makes the volumes depend on what opens them, so that a new
+// key gives new volumes. The keys have 256 bits of entropy: their digests tell
+// nothing. Unlike the image key, the recovery key is never made by a build:
+// somebody has to keep it.
+func volumeKeyDigests(b *Build) (map[string]string, error) {
+	facts := map[string]string{"image key": toBeMade}
+	for name, file := range map[string]string{"image key": b.imageKeyFile(), "recovery key": b.recoveryKeyFile()} {
+		key, err := os.ReadFile(file)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		facts[name] = secretDigest(name, key)
 	}
-	if err != nil {
-		return nil, err
+	if srk := b.Config.Security.TPMSRK; srk != "" {
+		var err error
+		if facts["TPM_SRK file"], err = digest.File(b.configFile(srk)); err != nil {
+			return nil, err
+		}
+		facts["PCR key"], err = digest.File(filepath.Join(b.pcrKeyDir(), "pcr.pub"))
+		if os.IsNotExist(err) {
+			facts["PCR key"], err = toBeMade, nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	defer seal.Wipe(key)
-	return map[string]string{"image key": digest.Bytes(append([]byte("cc-base image key/"), key...))}, nil
+	return facts, nil
+}
+
+// secretDigest is a digest of a secret for one use, and wipes it.
+func secretDigest(use string, secret []byte) string {
+	defer seal.Wipe(secret)
+	salted := append([]byte("cc-base "+use+"/"), secret...)
+	defer seal.Wipe(salted)
+	return digest.Bytes(salted)
 }
 
 // seal builds the volume of the partition called name from a tar tree: its
@@ -77,6 +113,22 @@ func (b *Build) seal(ctx context.Context, name, tarFile string) error {
 		}
 		v.Key = key
 		how = "erofs and verity in LUKS2 (" + s.LUKSCipher + ")"
+		if v.Recovery, err = seal.RecoveryKey(b.recoveryKeyFile()); err != nil {
+			return err
+		}
+		defer seal.Wipe(v.Recovery)
+		if v.Recovery != nil {
+			how += " with a recovery key"
+		}
+		if s.TPMSRK != "" {
+			bound, err := b.boundToTPM(p.Label)
+			if err != nil {
+				return err
+			}
+			defer seal.Wipe(bound.Passphrase)
+			v.Bound = append(v.Bound, bound)
+			how += ", bound to the TPM of " + s.TPMSRK
+		}
 	}
 	b.log.event(name, "sealing %s as %s", fileSize(tarFile), how)
 	verity, err := seal.Build(ctx, b.Tools, v, b.scratch(name+".volume"))
@@ -95,6 +147,76 @@ func (b *Build) seal(ctx context.Context, name, tarFile string) error {
 	}
 	b.log.event(name, "%s sealed: %s, root hash %s…", p.Label, fileSize(b.scratch(name+".volume")), verity.RootHash[:16])
 	return b.keep(name+".json", verity)
+}
+
+// boundToTPM returns a new passphrase that the TPM of TPM_SRK alone gives back,
+// to an image whose PCR 11 is signed with our key and to whose command line
+// nothing was added (PCR 12: command line and credentials, 13: extensions; both
+// zero). What else that machine measures is not known here: the guest binds to
+// TPM_PCR when it enrols at its first boot.
+func (b *Build) boundToTPM(label string) (seal.BoundKey, error) {
+	key, made, err := boot.LoadOrMakePCRKey(b.pcrKeyDir())
+	if err != nil {
+		return seal.BoundKey{}, err
+	}
+	if made {
+		b.log.event(label, "made the PCR key %s", key.Public)
+	}
+	file, err := os.ReadFile(b.configFile(b.Config.Security.TPMSRK))
+	if err != nil {
+		return seal.BoundKey{}, err
+	}
+	srk, err := tpm.ParseSRKPublic(file)
+	if err != nil {
+		return seal.BoundKey{}, fault.New(fault.Sealing, fmt.Errorf("%s: %w", b.Config.Security.TPMSRK, err))
+	}
+	policy, err := tpm.Policy{Literal: tpm.PCRs{12: {}, 13: {}}, Key: &key.Private.PublicKey, SignedPCRs: []int{11}}.Digest()
+	if err != nil {
+		return seal.BoundKey{}, fault.New(fault.Sealing, err)
+	}
+	secret := make([]byte, 32)
+	defer seal.Wipe(secret)
+	if _, err := rand.Read(secret); err != nil {
+		return seal.BoundKey{}, err
+	}
+	sealed, err := tpm.SealTo(srk, secret, policy)
+	if err != nil {
+		return seal.BoundKey{}, fault.New(fault.Sealing, err)
+	}
+	extra, err := tokenFields(label)
+	if err != nil {
+		return seal.BoundKey{}, err
+	}
+	passphrase := make([]byte, base64.StdEncoding.EncodedLen(len(secret)))
+	base64.StdEncoding.Encode(passphrase, secret)
+	return seal.BoundKey{Passphrase: passphrase, Token: func(slot int) ([]byte, error) {
+		return token.Token{
+			Keyslots: []string{strconv.Itoa(slot)}, Sealed: sealed, PCRs: []int{12, 13}, Bank: "sha256", PrimaryAlg: "ecc",
+			PolicyHash: policy[:], Key: &key.Private.PublicKey, SignedPCRs: []int{11}, SRK: token.SerializeSRK(srkOf(srk)), Extra: extra,
+		}.Marshal()
+	}}, nil
+}
+
+// srkOf names a storage root key: SHA-256 and its digest of the public area
+// (TPM 2.0 Library Part 1, "Names"), without the length that comes first.
+func srkOf(public []byte) tpm.SRK {
+	sum := sha256.Sum256(public[2:])
+	return tpm.SRK{Handle: tpm.SRKHandle, Name: append([]byte{0x00, 0x0b}, sum[:]...), Public: public}
+}
+
+// tokenFields are what cc-guest asks of a token of its own: the volume that it
+// is for, and that it is in force. Epoch 0 is the build's; the guest counts from
+// 1.
+func tokenFields(label string) (map[string]json.RawMessage, error) {
+	fields := map[string]json.RawMessage{}
+	for name, value := range map[string]any{"cc-state": "active", "cc-epoch": 0, "cc-volume": label} {
+		raw, err := json.Marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		fields[name] = raw
+	}
+	return fields, nil
 }
 
 // sealed reads what seal kept.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,14 +15,19 @@ import (
 
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/boot"
+	"cc-base/tasks/boot/varstore"
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/disk"
+	"cc-base/tasks/fault"
+	"cc-base/tasks/firmware"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/program"
+	"cc-base/tasks/qcow2"
 	"cc-base/tasks/seal"
+	"cc-base/tasks/sh"
 )
 
 func packageStage() stage {
@@ -29,19 +35,22 @@ func packageStage() stage {
 		name:  "package",
 		title: "putting image and installer together",
 		keys:  conf.Keys(), // the installer carries them all
-		reads: []string{"prepare", "bootstrap", "tee", "encrypt", "apps"},
+		reads: []string{"prepare", "bootstrap", "tee", "encrypt", "apps", "firmware"},
 		facts: packageFacts,
 		outputs: func(b *Build) []string {
-			return []string{b.out("cc-base.efi"), b.out("cc-base.qcow2"), b.out("manifest.json"), b.out("measurements.json"), b.installer(), b.installer() + ".sha256"}
+			files := []string{b.out("cc-base.efi"), b.out("cc-base.qcow2"), b.out("manifest.json"), b.out(measurements.File), b.out(measurements.RVPSFile), b.installer(), b.installer() + ".sha256"}
+			for _, e := range b.enrolments() {
+				files = append(files, e.file)
+			}
+			return files
 		},
 		run: pack,
 	}
 }
 
-func (b *Build) installer() string { return b.out("nvidia-cc-installer.tar.gz") }
-func (b *Build) secureBootDir() string {
-	return b.out("keys", "secureboot")
-}
+func (b *Build) installer() string     { return b.out("nvidia-cc-installer.tar.gz") }
+func (b *Build) secureBootDir() string { return b.out("keys", "secureboot") }
+func (b *Build) pcrKeyDir() string     { return b.out("keys", "pcr") }
 
 // scripts are the installer's files that are shipped as they are in the
 // checkout: name in the tarball to mode.
@@ -73,13 +82,24 @@ func packageFacts(b *Build) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	const cert = "secure boot certificate"
-	facts[cert], err = digest.File(filepath.Join(b.secureBootDir(), "db.crt"))
-	if errors.Is(err, fs.ErrNotExist) {
-		facts[cert], err = toBeMade, nil
+	made := map[string]string{"PCR key": filepath.Join(b.pcrKeyDir(), "pcr.pub")}
+	for _, key := range boot.KeyNames() {
+		made["secure boot certificate "+key] = b.certificate(key)
 	}
-	return facts, err
+	for name, file := range made {
+		facts[name], err = digest.File(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			facts[name], err = toBeMade, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return facts, nil
 }
+
+// certificate returns where the certificate of a Secure Boot key lies.
+func (b *Build) certificate(key string) string { return filepath.Join(b.secureBootDir(), key+".crt") }
 
 func pack(ctx context.Context, b *Build) error {
 	m, err := b.describeImage()
@@ -87,6 +107,9 @@ func pack(ctx context.Context, b *Build) error {
 		return err
 	}
 	if err := b.buildUKI(ctx, m); err != nil {
+		return err
+	}
+	if err := b.enrolKeys(ctx); err != nil {
 		return err
 	}
 	if err := b.assembleDisk(ctx, &m); err != nil {
@@ -114,40 +137,105 @@ func (b *Build) describeImage() (manifest.Manifest, error) {
 	if profile == "" {
 		profile = "default"
 	}
+	lines := map[string]string{}
+	for _, p := range b.Config.KeyProfiles() {
+		lines[p] = boot.CommandLine(volumes, p, b.Config.Security.Lockdown, b.Config.Security.PanicOnOops)
+	}
 	return manifest.Manifest{
 		Schema: manifest.Schema, Name: "cc-base", Profile: profile,
 		Distribution: b.Config.OS.Distribution, Suite: b.Config.OS.Suite, Kernel: k.Release,
 		SourceDateEpoch: b.Config.OS.SourceDateEpoch,
-		CommandLine:     boot.CommandLine(volumes, b.Config.Security.Lockdown, b.Config.Security.PanicOnOops),
+		// What boots from disk is for plain machines first; the TEEs have their
+		// kernel and command line given (DESIGN D6: one initrd for all profiles
+		// is smaller than one boot image for each).
+		CommandLine: lines[b.Config.KeyProfiles()[0]], CommandLines: lines,
 	}, nil
 }
 
+// commandLines are all that the guest accepts, in the order of their profiles.
+func (b *Build) commandLines(m manifest.Manifest) []string {
+	var lines []string
+	for _, p := range b.Config.KeyProfiles() {
+		lines = append(lines, m.CommandLines[p])
+	}
+	return lines
+}
+
 func (b *Build) buildUKI(ctx context.Context, m manifest.Manifest) error {
-	key, made, err := boot.LoadOrMakeKey(b.secureBootDir(), "db", time.Unix(m.SourceDateEpoch, 0).UTC())
+	keys, made, err := boot.LoadOrMakeKeys(b.secureBootDir(), time.Unix(m.SourceDateEpoch, 0).UTC())
 	if err != nil {
 		return err
 	}
-	if made {
-		b.log.event("package", "made a Secure Boot key: %s", b.secureBootDir())
+	if len(made) > 0 {
+		b.log.event("package", "made Secure Boot keys in %s: %s", b.secureBootDir(), strings.Join(made, " "))
+	}
+	pcrKey, isNew, err := boot.LoadOrMakePCRKey(b.pcrKeyDir())
+	if err != nil {
+		return err
+	}
+	if isNew {
+		b.log.event("package", "made the PCR key %s", pcrKey.Public)
 	}
 	b.log.event("package", "building and signing the boot image")
-	unsigned := b.scratch("unsigned.efi")
-	defer os.Remove(unsigned)
-	err = boot.BuildUKI(ctx, b.Tools, boot.UKI{
+	image, err := boot.BuildMeasured(ctx, b.Tools, boot.UKI{
 		Kernel: b.scratch("vmlinuz"), Release: m.Kernel, Initrd: b.scratch("initrd.img"), OSRelease: b.scratch("os-release"),
-		CommandLine: m.CommandLine, Epoch: m.SourceDateEpoch,
-	}, unsigned)
+		CommandLine: m.CommandLine, Allowed: b.commandLines(m), Epoch: m.SourceDateEpoch,
+	}, pcrKey, b.scratch("unsigned.efi"))
 	if err != nil {
 		return err
 	}
-	image, err := os.ReadFile(unsigned)
-	if err != nil {
-		return err
-	}
-	if image, err = boot.Sign(image, key); err != nil {
+	if image, err = boot.Sign(image, keys["db"]); err != nil {
 		return err
 	}
 	return atomicfile.Write(b.out("cc-base.efi"), 0o644, image)
+}
+
+// secureBootCode and secureBootVars are the firmware for plain machines with
+// Secure Boot, as named in the installer: OVMF's build that enforces it, and a
+// variable store with our keys.
+const (
+	secureBootCode = "firmware/OVMF_CODE_4M.secboot.fd"
+	secureBootVars = "firmware/OVMF_VARS_4M.cc-base.fd"
+)
+
+// enrolment is a firmware file with our Secure Boot keys in it.
+type enrolment struct {
+	name     string // in the installer
+	file     string // that is made
+	template string // as the programs of the tools tree see it
+	enrol    func(ctx context.Context, run sh.Runner, template, out string, keys varstore.Keys) error
+}
+
+// enrolments are what gets our keys. The firmware for TDX is among them where
+// it is there: its own keys are Microsoft's, by which it refuses our boot image
+// (DESIGN D5).
+func (b *Build) enrolments() []enrolment {
+	made := func(name string) string { return b.scratch("enrolled", path.Base(name)) }
+	all := []enrolment{{secureBootVars, made(secureBootVars), "/usr/share/OVMF/OVMF_VARS_4M.fd", varstore.Enrol}}
+	if image := b.scratch(filepath.FromSlash(measurements.TDXFirmware)); exists(image) {
+		all = append(all, enrolment{measurements.TDXEnrolled, made(measurements.TDXEnrolled), image, varstore.Bake})
+	}
+	return all
+}
+
+// enrolKeys makes the firmware files with our keys, which are there.
+func (b *Build) enrolKeys(ctx context.Context) error {
+	dir := b.scratch("enrolled")
+	// What a former run made is of other keys or another template.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	keys := varstore.Keys{PK: b.certificate("PK"), KEK: b.certificate("KEK"), DB: b.certificate("db")}
+	for _, e := range b.enrolments() {
+		b.log.event("package", "enrolling the Secure Boot keys in %s", e.name)
+		if err := e.enrol(ctx, b.Tools, e.template, e.file, keys); err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	return nil
 }
 
 // minDynamic is the size of cc-dynamic in the image as shipped; the installer
@@ -296,13 +384,57 @@ func digestEntries(entries []bundle.Entry) ([]manifest.File, error) {
 	return files, nil
 }
 
-// firmwareFiles are the plain OVMF of the tools tree.
+// firmwareFiles are the plain OVMF of the tools tree, what there is of the
+// firmware for confidential guests, and what has our keys in it, by name in the
+// installer.
 func (b *Build) firmwareFiles() map[string]string {
 	dir := filepath.Join(b.Tools.Dir, "usr/share/OVMF")
-	return map[string]string{
-		"firmware/OVMF_CODE_4M.fd": filepath.Join(dir, "OVMF_CODE_4M.fd"),
-		"firmware/OVMF_VARS_4M.fd": filepath.Join(dir, "OVMF_VARS_4M.fd"),
+	files := b.confidentialFirmware()
+	files["firmware/OVMF_CODE_4M.fd"] = filepath.Join(dir, "OVMF_CODE_4M.fd")
+	files["firmware/OVMF_VARS_4M.fd"] = filepath.Join(dir, "OVMF_VARS_4M.fd")
+	files[secureBootCode] = filepath.Join(dir, path.Base(secureBootCode))
+	for _, e := range b.enrolments() {
+		files[e.name] = e.file
 	}
+	return files
+}
+
+// confidentialFirmware are the firmware images for SEV-SNP and TDX that are
+// there. Not every suite has them, and no build depends on them.
+func (b *Build) confidentialFirmware() map[string]string {
+	files := map[string]string{}
+	for _, name := range []string{measurements.SNPFirmware, measurements.TDXFirmware} {
+		if file := b.scratch(filepath.FromSlash(name)); exists(file) {
+			files[name] = file
+		}
+	}
+	return files
+}
+
+// firmwarePackages says which package each firmware image for confidential guests
+// is from, by name in the installer.
+func (b *Build) firmwarePackages() map[string]string {
+	packages := map[string]string{}
+	report, err := firmware.ReadReport(b.firmwareReport())
+	if err != nil {
+		return packages // nothing is known of them
+	}
+	for name := range b.confidentialFirmware() {
+		if got, ok := report.Image(path.Base(name)); ok {
+			packages[name] = got.Package.Name + " " + got.Package.Version
+		}
+	}
+	return packages
+}
+
+// measured are the artefacts that the measurements are computed from beside boot
+// image and disk, by name in the installer.
+func (b *Build) measured() map[string]string {
+	files := b.firmwareFiles()
+	for _, key := range boot.KeyNames() {
+		files[measurements.Certificate(key)] = b.certificate(key)
+	}
+	return files
 }
 
 // installerEntries lists the tarball's files but manifest.json.
@@ -314,7 +446,8 @@ func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
 	add("cc-base.qcow2", b.out("cc-base.qcow2"), 0o644)
 	add("cc-base.efi", b.out("cc-base.efi"), 0o644)
 	add("cc-install", install, 0o755)
-	add("measurements.json", b.out("measurements.json"), 0o644)
+	add(measurements.File, b.out(measurements.File), 0o644)
+	add(measurements.RVPSFile, b.out(measurements.RVPSFile), 0o644)
 	add("sbom.cdx.json", b.scratch("sbom.cdx.json"), 0o644)
 	if b.encrypted() {
 		add("image.key", b.imageKeyFile(), 0o600)
@@ -325,7 +458,7 @@ func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
 	for _, name := range configNames() {
 		entries = append(entries, bundle.Entry{Name: "installer/config/" + name, Data: b.Config.File(name), Mode: 0o644})
 	}
-	for name, file := range b.firmwareFiles() {
+	for name, file := range b.measured() {
 		resolved, err := filepath.EvalSymlinks(file)
 		if err != nil {
 			return nil, err
@@ -342,29 +475,86 @@ func (b *Build) encrypted() bool {
 	})
 }
 
-// measure writes measurements.json.
+// measure writes measurements.json and what is made from it for others.
 func (b *Build) measure(m manifest.Manifest) error {
-	uki, err := os.ReadFile(b.out("cc-base.efi"))
+	in, closeDisk, err := b.artefacts(m, slices.Collect(maps.Keys(b.measured())))
 	if err != nil {
 		return err
 	}
-	doc, err := measurements.Of(uki, m)
-	if err != nil {
+	defer closeDisk()
+	if in.Program, err = b.codeDigest("tasks/build", "package"); err != nil {
 		return err
 	}
-	files := b.firmwareFiles()
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		sum, err := digest.File(files[name])
-		if err != nil {
-			return err
-		}
-		doc.Firmware = append(doc.Firmware, measurements.Firmware{File: name, SHA256: sum})
+	in.Machines, in.Packages = machines(b.Config), b.firmwarePackages()
+	doc, err := measurements.Compute(in)
+	if err != nil {
+		return err
 	}
 	data, err := doc.Encode()
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(b.out("measurements.json"), 0o644, data)
+	values, err := doc.RVPS()
+	if err != nil {
+		return err
+	}
+	b.log.event("package", "measurements: %d SEV-SNP guests, %d ways to start a TDX guest", len(doc.SNP), len(doc.TDX))
+	for _, n := range doc.NotComputed {
+		b.log.event("package", "not in the measurements: %s: %s", n.What, n.Why)
+	}
+	if err := atomicfile.Write(b.out(measurements.RVPSFile), 0o644, values); err != nil {
+		return err
+	}
+	return atomicfile.Write(b.out(measurements.File), 0o644, data)
+}
+
+// artefacts opens what the measurements are computed from: boot image and disk
+// as shipped, and the named files of the installer. The caller calls closeDisk.
+func (b *Build) artefacts(m manifest.Manifest, names []string) (in measurements.Inputs, closeDisk func() error, err error) {
+	f, err := os.Open(b.out(m.Disk.File))
+	if err != nil {
+		return in, nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	info, err := f.Stat()
+	if err != nil {
+		return in, nil, err
+	}
+	image, err := qcow2.Open(f, info.Size())
+	if err != nil {
+		return in, nil, fault.New(fault.DiskImage, err)
+	}
+	files := b.measured()
+	in, err = measurements.Load(m, image, names, func(name string) ([]byte, error) {
+		if file, ok := files[name]; ok {
+			return os.ReadFile(file)
+		}
+		return os.ReadFile(b.out(filepath.FromSlash(name)))
+	})
+	return in, f.Close, err
+}
+
+// machines are the guests that get rows: those of the table that was asked for,
+// and the one that the configuration describes.
+func machines(c conf.Config) measurements.Machines {
+	m := measurements.Machines{
+		TEE: c.TEE.Type, VCPUs: slices.Clone(c.TEE.Measure.VCPUs),
+		CPUModels: slices.Clone(c.TEE.Measure.CPUModels), GuestFeatures: slices.Clone(c.TEE.Measure.GuestFeatures),
+	}
+	if !slices.Contains(m.VCPUs, c.TEE.VCPUs) {
+		m.VCPUs = append(m.VCPUs, c.TEE.VCPUs)
+	}
+	if model := c.TEE.CPUModel; model != "auto" && !slices.Contains(m.CPUModels, model) {
+		m.CPUModels = append(m.CPUModels, model)
+	}
+	// In order, so that a row is found where one looks for it.
+	slices.Sort(m.VCPUs)
+	slices.Sort(m.GuestFeatures)
+	return m
 }
 
 func (b *Build) billOfMaterials(m manifest.Manifest, install string) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cc-base/tasks/digest"
+	"cc-base/tasks/measurements"
 	"cc-base/tasks/sign"
 )
 
@@ -39,10 +40,20 @@ func signStage() stage {
 			if err != nil || choice.Source == sign.Unsigned {
 				return nil
 			}
-			return []string{b.installer() + ".asc"}
+			var signatures []string
+			for _, file := range b.signed() {
+				signatures = append(signatures, file+sign.Extension)
+			}
+			return signatures
 		},
 		run: signInstaller,
 	}
+}
+
+// signed are the files that get a signature of their own: the installer, and
+// what a verifier wants without it.
+func (b *Build) signed() []string {
+	return []string{b.installer(), b.out(measurements.File), b.out(measurements.RVPSFile)}
 }
 
 func (b *Build) signing() (sign.Choice, error) {
@@ -57,16 +68,22 @@ func signInstaller(ctx context.Context, b *Build) error {
 	b.log.event("sign", "%s", choice.Why)
 	if choice.Source == sign.Unsigned {
 		b.log.event("sign", "WARNING: %s is UNSIGNED; whoever installs it cannot tell where it comes from", filepath.Base(b.installer()))
-		_, err := sign.Unsign(b.installer())
-		return err
+		var errs []error
+		for _, file := range b.signed() {
+			_, err := sign.Unsign(file)
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
 	}
 	key, err := choice.Key(sign.Passphrase(ctx, b.LookupEnv), projectKey())
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	if err := key.SignFile(ctx, b.installer(), time.Time{}); err != nil {
-		return err
+	for _, file := range b.signed() {
+		if err := key.SignFile(ctx, file, time.Time{}); err != nil {
+			return err
+		}
 	}
 	b.log.event("sign", "signed by %s, %s", key.Identity(), key.Fingerprint())
 	return nil

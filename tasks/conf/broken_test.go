@@ -150,9 +150,11 @@ func brokenValues() []broken {
 	const components = `debian: main contrib non-free non-free-firmware; ubuntu: main restricted universe multiverse; main is required`
 	const suites = `debian: trixie, forky, sid; ubuntu: noble, plucky, questing, resolute`
 	const mirrors = `"" or a URL (http, https, file, copy) without user name or password`
-	const settings = `KEY_DIR (absolute path), KEY_ALGO (rsa, ecdsa), KEY_SIZE (rsa: 2048, 3072, 4096; ecdsa: 256, 384)`
+	const settings = `KEY_DIR (absolute path), KEY_ALGO (rsa, ecdsa, ed25519), KEY_SIZE (rsa: 2048, 3072, 4096; ecdsa: 256, 384; ed25519: 256, or none)`
+	const operators = `"" or ed25519: and 32 bytes in base64`
+	const recipients = `files below the configuration's folder, each one armoured OpenPGP public key`
 	const memory = `2G to 16T, a multiple of 2M`
-	const pcrs = `numbers 0 to 23 in ascending order, each once, without 11, 16 and 23`
+	const pcrs = `numbers of 0 to 9 and 12 to 14 in ascending order, each once`
 	const paths = `folders under /etc, /home, /opt, /root, /srv or /var, but not in /etc/systemd, /etc/cc/config or /opt/cc, and none inside another`
 	return []broken{
 		one("a misspelt distribution", "os.conf", "DISTRIBUTION=debain\n",
@@ -187,6 +189,19 @@ func brokenValues() []broken {
 			`tee.conf:1:11: TEE_VCPUS: "08" is not a whole number; allowed: 1 to 512`),
 		one("too many CPUs", "tee.conf", "TEE_VCPUS=513\n",
 			`tee.conf:1:11: TEE_VCPUS: 513 is out of range; allowed: 1 to 512`),
+		one("no number of CPUs to measure", "tee.conf", "MEASURE_VCPUS=( )\n",
+			`tee.conf:1:1: MEASURE_VCPUS: it is empty; allowed: at least one whole number of 1 to 512, each once`),
+		one("a number of CPUs in two spellings", "tee.conf", "MEASURE_VCPUS=( 4 04 513 4 )\n",
+			`tee.conf:1:19: MEASURE_VCPUS: "04" is not a whole number; allowed: at least one whole number of 1 to 512, each once`+"\n"+
+				`tee.conf:1:22: MEASURE_VCPUS: 513 is out of range; allowed: at least one whole number of 1 to 512, each once`+"\n"+
+				`tee.conf:1:26: MEASURE_VCPUS: "4" is there twice; allowed: at least one whole number of 1 to 512, each once`),
+		one("a CPU model to measure that has no digest", "tee.conf", "MEASURE_CPU_MODELS=( EPYC-Milan host EPYC-Genua )\n",
+			`tee.conf:1:33: MEASURE_CPU_MODELS: "host" is not known; allowed: at least one of EPYC-v4, EPYC-Milan, EPYC-Milan-v2, EPYC-Genoa, EPYC-Turin`+"\n"+
+				`tee.conf:1:38: MEASURE_CPU_MODELS: "EPYC-Genua" is not known; allowed: at least one of EPYC-v4, EPYC-Milan, EPYC-Milan-v2, EPYC-Genoa, EPYC-Turin; did you mean EPYC-Genoa`),
+		one("guest features of no SEV-SNP guest", "tee.conf", "MEASURE_GUEST_FEATURES=( 0x1 0x01 0x20 33 )\n",
+			`tee.conf:1:30: MEASURE_GUEST_FEATURES: "0x01" is there twice; allowed: at least one hexadecimal word with bit 0 (SEV-SNP) set`+"\n"+
+				`tee.conf:1:35: MEASURE_GUEST_FEATURES: 0x20 has bit 0 clear: that is no SEV-SNP guest; allowed: at least one hexadecimal word with bit 0 (SEV-SNP) set`+"\n"+
+				`tee.conf:1:40: MEASURE_GUEST_FEATURES: "33" is not a hexadecimal word; allowed: at least one hexadecimal word with bit 0 (SEV-SNP) set`),
 		one("memory without a unit", "tee.conf", "TEE_MEMORY_SIZE=8\n",
 			`tee.conf:1:17: TEE_MEMORY_SIZE: the size 8 has no unit; allowed: `+memory),
 		one("memory with a wrong unit", "tee.conf", "TEE_MEMORY_SIZE=8GB\n",
@@ -206,7 +221,13 @@ func brokenValues() []broken {
 		one("a weak key size", "tee.conf", `TEE_KEY_SETTINGS=( KEY_SIZE=1024 )`+"\n",
 			`tee.conf:1:20: TEE_KEY_SETTINGS: KEY_SIZE: rsa has no size 1024; allowed: `+settings),
 		one("a null cipher", "security.conf", "LUKS_CIPHER=cipher_null-ecb\n",
-			`security.conf:1:13: LUKS_CIPHER: "cipher_null-ecb" is not known; allowed: aes-xts-plain64`),
+			`security.conf:1:13: LUKS_CIPHER: cipher_null-ecb encrypts nothing, so the guest would not open the volume; allowed: aes-xts-plain64`),
+		one("a cipher whose bits can be flipped", "security.conf", "LUKS_CIPHER=aes-cbc-essiv:sha256\n",
+			`security.conf:1:13: LUKS_CIPHER: aes-cbc-essiv:sha256 lets chosen bits be flipped or blocks be compared, so the guest would not open the volume; allowed: aes-xts-plain64`),
+		one("a cipher that nobody knows", "security.conf", "LUKS_CIPHER=aes-xts-plain\n",
+			`security.conf:1:13: LUKS_CIPHER: "aes-xts-plain" is not known; allowed: aes-xts-plain64; did you mean aes-xts-plain64`),
+		one("half a key for XTS", "security.conf", "LUKS_KEY_SIZE=128\n",
+			`security.conf:1:15: LUKS_KEY_SIZE: 128 cannot work: XTS splits the key, and AES has no 64-bit one; 256 is AES-128; allowed: 256, 512`),
 		one("a key size that XTS does not have", "security.conf", "LUKS_KEY_SIZE=384\n",
 			`security.conf:1:15: LUKS_KEY_SIZE: 384 is not supported; allowed: 256, 512`),
 		one("a hash that is too weak", "security.conf", "LUKS_HASH=sha1\n",
@@ -219,8 +240,38 @@ func brokenValues() []broken {
 			`security.conf:1:9: TPM_PCR: PCR 7 is there twice; allowed: `+pcrs),
 		one("a PCR that does not exist", "security.conf", "TPM_PCR=0,24\n",
 			`security.conf:1:9: TPM_PCR: there is no PCR 24; allowed: `+pcrs),
+		one("IMA's PCR", "security.conf", "TPM_PCR=7,10\n",
+			`security.conf:1:9: TPM_PCR: PCR 10 cannot be bound: IMA extends it with each file that it measures, in the order of their use; allowed: `+pcrs),
+		one("the PCR of the volume keys", "security.conf", "TPM_PCR=15\n",
+			`security.conf:1:9: TPM_PCR: PCR 15 cannot be bound: it holds the volume keys, each measured as its volume is unlocked; allowed: `+pcrs),
+		one("the first PCR of a dynamic launch", "security.conf", "TPM_PCR=7,17\n",
+			`security.conf:1:9: TPM_PCR: PCR 17 cannot be bound: it is all ones without a dynamic launch (DRTM), which a virtual machine does not have; allowed: `+pcrs),
+		one("the last PCR of a dynamic launch", "security.conf", "TPM_PCR=22\n",
+			`security.conf:1:9: TPM_PCR: PCR 22 cannot be bound: it is all ones without a dynamic launch (DRTM), which a virtual machine does not have; allowed: `+pcrs),
+		one("a PCR for tests", "security.conf", "TPM_PCR=23\n",
+			`security.conf:1:9: TPM_PCR: PCR 23 cannot be bound: any program can reset it, so it protects nothing; allowed: `+pcrs),
+		one("an operator's key without its kind", "security.conf", "OPERATOR_KEY=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n",
+			`security.conf:1:14: OPERATOR_KEY: it does not begin with ed25519:; allowed: `+operators),
+		one("half an operator's key", "security.conf", "OPERATOR_KEY=ed25519:MDEyMzQ1Njc4OWFiY2RlZg==\n",
+			`security.conf:1:14: OPERATOR_KEY: it has 16 bytes, an Ed25519 public key has 32; allowed: `+operators),
+		one("a placeholder for an operator's key", "security.conf", "OPERATOR_KEY=ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
+			`security.conf:1:14: OPERATOR_KEY: it is all zeros; allowed: `+operators),
+		one("integrity as a switch", "security.conf", "DYNAMIC_INTEGRITY=yes\n",
+			`security.conf:1:19: DYNAMIC_INTEGRITY: "yes" is not known; allowed: auto, on, off`),
+		one("a recipient elsewhere", "security.conf", "KEY_RECIPIENTS=( /home/me/key.asc ../key.asc a/../b \"a b\" a.asc a.asc )\n",
+			`security.conf:1:18: KEY_RECIPIENTS: "/home/me/key.asc" is not a path below the configuration's folder; allowed: `+recipients+"\n"+
+				`security.conf:1:35: KEY_RECIPIENTS: "../key.asc" is not a clean path below the configuration's folder; allowed: `+recipients+"\n"+
+				`security.conf:1:46: KEY_RECIPIENTS: "a/../b" is not a clean path below the configuration's folder; allowed: `+recipients+"\n"+
+				`security.conf:1:53: KEY_RECIPIENTS: "a b" has characters other than A-Z a-z 0-9 . _ @ + -; allowed: `+recipients+"\n"+
+				`security.conf:1:65: KEY_RECIPIENTS: "a.asc" is there twice; allowed: `+recipients),
+		one("a TPM's key elsewhere", "security.conf", "TPM_SRK=/run/srk.pub\n",
+			`security.conf:1:9: TPM_SRK: "/run/srk.pub" is not a path below the configuration's folder; allowed: "" or a file below the configuration's folder`),
+		one("a size that Ed25519 does not have", "tee.conf", `TEE_KEY_SETTINGS=( KEY_SIZE="4096" KEY_ALGO="ed25519" )`+"\n",
+			`tee.conf:1:20: TEE_KEY_SETTINGS: KEY_SIZE: ed25519 has no size 4096; allowed: `+settings),
+		one("an algorithm that needs a size", "tee.conf", `TEE_KEY_SETTINGS=( KEY_DIR="/k" KEY_ALGO="ecdsa" )`+"\n",
+			`tee.conf:1:33: TEE_KEY_SETTINGS: KEY_SIZE: ecdsa has no size 4096; allowed: `+settings),
 		one("a PCR that is bound otherwise", "security.conf", "TPM_PCR=7,11\n",
-			`security.conf:1:9: TPM_PCR: PCR 11 changes while the guest boots; it is always bound, by signature; allowed: `+pcrs),
+			`security.conf:1:9: TPM_PCR: PCR 11 cannot be bound: it changes while the guest boots; it is always bound, by signature; allowed: `+pcrs),
 		one("an interval that is too short", "security.conf", "KEY_ROTATION_INTERVAL=5m\n",
 			`security.conf:1:23: KEY_ROTATION_INTERVAL: 5m is out of range; allowed: 1h to 365d, as 90m, 12h or 30d`),
 		one("an interval with a wrong unit", "security.conf", "KEY_ROTATION_INTERVAL=2w\n",
@@ -271,12 +322,20 @@ func brokenCombinations() []broken {
 			`security.conf:1:1: KEY_PROFILE: snp cannot work with TEE_TYPE=tdx: only SEV-SNP derives such keys`),
 		two("attestation without a TEE", "tee.conf", "TEE_TYPE=none\n", "security.conf", "KEY_PROFILE=attested\n",
 			`security.conf:1:1: KEY_PROFILE: attested cannot work with TEE_TYPE=none: a plain VM has nothing to attest with; use tpm`),
+		one("attestation without an operator", "security.conf", "KEY_PROFILE=attested\n",
+			`security.conf:1:1: KEY_PROFILE: attested cannot work without OPERATOR_KEY: nobody could release the key that opens the volumes`),
+		two("attestation without an operator, said outright", "tee.conf", "TEE_TYPE=sev-snp\n", "security.conf", "\nOPERATOR_KEY=\nKEY_PROFILE=attested\n",
+			`security.conf:3:1: KEY_PROFILE: attested cannot work without OPERATOR_KEY: nobody could release the key that opens the volumes`),
+		one("TDX without an operator", "tee.conf", "TEE_TYPE=tdx\n",
+			`tee.conf:1:1: TEE_TYPE: with KEY_PROFILE=auto: auto means attested with TEE_TYPE=tdx, which cannot work without OPERATOR_KEY: nobody could release the key that opens the volumes`),
+		two("a TPM to bind to that no profile uses", "tee.conf", "TEE_TYPE=sev-snp\n", "security.conf", "TPM_SRK=srk.pub\n",
+			`security.conf:1:1: TPM_SRK: srk.pub has no use: the key profile is snp, and no volume is bound to a TPM alone`),
 		one("SEV-SNP from disk", "tee.conf", "TEE_TYPE=sev-snp\nBOOT_MODE=disk\n",
 			`tee.conf:2:1: BOOT_MODE: disk cannot work with SEV-SNP keys: what boots from disk is not in the launch digest, so any disk would get the key; use direct or auto`),
-		one("a named CPU on TDX", "tee.conf", "TEE_TYPE=tdx\nTEE_CPU_MODEL=EPYC-v4\n",
+		two("a named CPU on TDX", "security.conf", operator+"\n", "tee.conf", "TEE_TYPE=tdx\nTEE_CPU_MODEL=EPYC-v4\n",
 			`tee.conf:2:1: TEE_CPU_MODEL: EPYC-v4 cannot work with TEE_TYPE=tdx: TDX guests see the host's CPU; use auto`),
-		two("an emulated CPU on TDX", "tee.conf", "TEE_TYPE=tdx\n", "qemu.conf", "QEMU_CPU_TYPE=max\n",
-			`qemu.conf:1:1: QEMU_CPU_TYPE: max cannot work with TEE_TYPE=tdx; use host-passthrough`),
+		{name: "an emulated CPU on TDX", files: map[string]string{"tee.conf": "TEE_TYPE=tdx\n", "security.conf": operator + "\n", "qemu.conf": "QEMU_CPU_TYPE=max\n"},
+			want: `qemu.conf:1:1: QEMU_CPU_TYPE: max cannot work with TEE_TYPE=tdx; use host-passthrough`},
 		one("debugging in the legacy word", "tee.conf", "TEE_POLICY=0x02\n",
 			`tee.conf:1:1: TEE_POLICY: 0x02 allows debugging (bit 0 clear): the host could read and change the guest's memory; only with INSECURE_DEBUG=yes`),
 		one("key sharing", "tee.conf", "TEE_POLICY=0x01\n",

@@ -34,6 +34,12 @@ import (
 type Options struct {
 	Dir     string // folder of the *.conf files, "config" when empty
 	Profile string // overlay profiles/<Profile>.conf; "" or "default" for none
+
+	// File looks at each file that a key names (TPM_SRK, KEY_RECIPIENTS); path
+	// lies in Dir. Its error becomes a problem of the key. Nil looks at none:
+	// only a build has the files, the installer's copy of the configuration
+	// names them still.
+	File func(key, path string) error
 }
 
 // Problem is one thing wrong with the configuration, and where.
@@ -72,7 +78,11 @@ func Load(opts Options) (Config, error) {
 		s, ps := readProfile(dir, profile)
 		sources, problems = append(sources, s...), append(problems, ps...)
 	}
-	c, ps := load(sources)
+	var look func(key, name string) error
+	if opts.File != nil {
+		look = func(key, name string) error { return opts.File(key, filepath.Join(dir, name)) }
+	}
+	c, ps := loadWith(sources, look)
 	if problems = append(problems, ps...); len(problems) > 0 {
 		problems.Sort()
 		return Config{}, fault.New(fault.Config, problems)
@@ -170,9 +180,12 @@ type loader struct {
 	problems Problems
 }
 
-// load applies the defaults, then the sources in order, then the rules that
-// span keys.
-func load(sources []source) (Config, Problems) {
+// load is [loadWith] that looks at no file.
+func load(sources []source) (Config, Problems) { return loadWith(sources, nil) }
+
+// loadWith applies the defaults, then the sources in order, then the rules that
+// span keys, and looks at the files that keys name.
+func loadWith(sources []source, look func(key, name string) error) (Config, Problems) {
 	l := loader{config: blank(), keys: map[string]key{}, failed: map[string]bool{},
 		written: map[string]source{}, at: map[string]literal.Pos{}}
 	for _, k := range table() {
@@ -187,8 +200,28 @@ func load(sources []source) (Config, Problems) {
 	if !l.unread { // with a value missing, a rule might blame the wrong key
 		l.applyRules()
 	}
+	if look != nil {
+		l.lookAtFiles(look)
+	}
 	l.problems.Sort()
 	return l.config, l.problems
+}
+
+// lookAtFiles reports files that keys name and look refuses. By default no key
+// names one, so each was written somewhere.
+func (l *loader) lookAtFiles(look func(key, name string) error) {
+	for key, names := range map[string][]string{"TPM_SRK": {l.config.Security.TPMSRK}, "KEY_RECIPIENTS": l.config.Security.KeyRecipients} {
+		for _, name := range names {
+			if name == "" || l.failed[key] {
+				continue
+			}
+			if err := look(key, name); err != nil {
+				at := l.at[key]
+				l.problems = append(l.problems, Problem{File: l.written[key].path, Line: at.Line, Col: at.Col, Key: key,
+					What: fmt.Sprintf("%s: %s", name, reason(err))})
+			}
+		}
+	}
 }
 
 func (l *loader) read(s source) {

@@ -44,7 +44,9 @@ type TEE struct {
 	Type          string // auto, sev-snp, tdx or none
 	VCPUs         int    // 1 to 512
 	CPUModel      string // auto or a QEMU model of the measurement table
+	Measure       Measure
 	BootMode      string // auto, direct or disk
+	Firmware      string // auto or no: that of SEV-SNP and TDX
 	Policy        uint64 // TEE_POLICY as written: a legacy SEV word
 	PolicySNP     uint64 // effective SEV-SNP guest policy
 	PolicyTDX     uint64 // effective TDX attributes
@@ -58,18 +60,30 @@ type TEE struct {
 type KeySettings struct {
 	Dir  string // absolute path in the guest
 	Size int    // bits
-	Algo string // rsa or ecdsa
+	Algo string // rsa, ecdsa or ed25519
+}
+
+// Measure says for which SEV-SNP guests launch digests are computed: every
+// combination of these.
+type Measure struct {
+	VCPUs         []int    // each 1 to 512
+	CPUModels     []string // QEMU's names
+	GuestFeatures []uint64 // SEV_FEATURES, bit 0 set
 }
 
 // Security is security.conf: volume encryption, TPM and hardening.
 type Security struct {
 	LUKSCipher          string
-	LUKSKeySize         int    // bits: 512 is AES-256 in XTS mode, 256 is AES-128
-	LUKSHash            string // sha256 or sha512
-	TPMDevice           string // the guest's device, never the build machine's
-	TPMVersion          string // 2.0
-	TPMPCR              []int  // 0 to 23, ascending, each once
-	KeyProfile          string // auto, tpm, snp or attested; see [Config.KeyProfiles]
+	LUKSKeySize         int      // bits: 512 is AES-256 in XTS mode, 256 is AES-128
+	LUKSHash            string   // sha256 or sha512
+	TPMDevice           string   // the guest's device, never the build machine's
+	TPMVersion          string   // 2.0
+	TPMPCR              []int    // of 0 to 9 and 12 to 14, ascending, each once
+	TPMSRK              string   // file below the configuration's folder, "" for none
+	KeyProfile          string   // auto, tpm, snp or attested; see [Config.KeyProfiles]
+	OperatorKey         string   // "" or ed25519: and the public key in base64
+	DynamicIntegrity    string   // auto, on or off; see [Config.Integrity]
+	KeyRecipients       []string // files below the configuration's folder
 	KeyRotationInterval time.Duration
 	ConsoleRecovery     bool // a recovery key may be typed at the console
 	Lockdown            bool // lockdown=integrity on the kernel command line
@@ -127,8 +141,9 @@ func (c Config) Partition(name string) (Partition, bool) {
 }
 
 // KeyProfiles returns the key profiles to build for, resolved from KEY_PROFILE
-// and TEE_TYPE: one of tpm, snp, attested, or all three, in that order, when
-// the kind of host is not known before installation.
+// and TEE_TYPE: one of tpm, snp, attested, or several, in that order, when the
+// kind of host is not known before installation. There attested needs an
+// operator, without whom it could never open a volume.
 func (c Config) KeyProfiles() []string {
 	if c.Security.KeyProfile != "auto" {
 		return []string{c.Security.KeyProfile}
@@ -141,7 +156,20 @@ func (c Config) KeyProfiles() []string {
 	case "tdx":
 		return []string{"attested"}
 	}
+	if c.Security.OperatorKey == "" {
+		return []string{"tpm", "snp"}
+	}
 	return []string{"tpm", "snp", "attested"}
+}
+
+// Integrity tells whether the writable volume has dm-integrity in the key
+// profile, resolved from DYNAMIC_INTEGRITY: by default where the host is not
+// trusted with what it stores.
+func (c Config) Integrity(profile string) bool {
+	if c.Security.DynamicIntegrity != "auto" {
+		return c.Security.DynamicIntegrity == "on"
+	}
+	return profile != "tpm"
 }
 
 // blank returns a Config with everything that no key can change.

@@ -181,6 +181,45 @@ func list(at func(*Config) *[]string, values []string, check func(string) error)
 	}
 }
 
+// someOf is an array of at least one value, each once, from a parser and a
+// formatter of one: two spellings of a value are that value twice.
+func someOf[T comparable](at func(*Config) *[]T, parse func(string) (T, error), format func(T) string) field {
+	return field{
+		array: true,
+		set: func(c *Config, words []string, bad report) {
+			values := make([]T, 0, len(words))
+			for i, w := range words {
+				v, err := parse(w)
+				switch {
+				case err != nil:
+					bad(i, "%v", err)
+				case slices.Contains(values, v):
+					bad(i, "%q is there twice", format(v))
+				default:
+					values = append(values, v)
+				}
+			}
+			if len(words) == 0 {
+				bad(0, "it is empty")
+			}
+			*at(c) = values
+		},
+		get: func(c *Config) []string {
+			var words []string
+			for _, v := range *at(c) {
+				words = append(words, format(v))
+			}
+			return words
+		},
+	}
+}
+
+// suggesting adds the values for did-you-mean.
+func (f field) suggesting(values []string) field {
+	f.enum = values
+	return f
+}
+
 // matching returns a check against a pattern, which covers the whole value.
 func matching(pattern, what string) func(string) error {
 	re := regexp.MustCompile(`^(?:` + pattern + `)$`)

@@ -19,15 +19,50 @@ func teeKeys() []key {
 			meaning:     "Number of virtual CPUs.",
 			consequence: "It is part of the SEV-SNP launch digest and of TDX's RTMR0.",
 			field:       number(func(c *Config) *int { return &c.TEE.VCPUs }, 1, 512)},
-		{name: "TEE_CPU_MODEL", def: []string{"auto"}, allowed: "auto, EPYC-v4, EPYC-Milan, EPYC-Milan-v2, EPYC-Genoa, EPYC-Turin", when: AtInstall,
+		{name: "TEE_CPU_MODEL", def: []string{"auto"}, allowed: "auto, " + strings.Join(cpuModels(), ", "), when: AtInstall,
 			meaning:     "CPU model of SEV-SNP guests. auto takes the one for the host's generation.",
 			consequence: "It is part of the launch digest; TDX guests always see the host's CPU.",
-			field: oneOf(func(c *Config) *string { return &c.TEE.CPUModel },
-				"auto", "EPYC-v4", "EPYC-Milan", "EPYC-Milan-v2", "EPYC-Genoa", "EPYC-Turin")},
+			field:       oneOf(func(c *Config) *string { return &c.TEE.CPUModel }, append([]string{"auto"}, cpuModels()...)...)},
+		{name: "MEASURE_VCPUS", def: []string{"1", "2", "4", "8", "16", "32", "64"}, allowed: "at least one whole number of 1 to 512, each once", when: AtBuild,
+			meaning:     "Numbers of virtual CPUs for which measurements.json holds SEV-SNP launch digests; that of TEE_VCPUS is there in any case.",
+			consequence: "A VM with another number starts all the same, but its report matches no row.",
+			field: someOf(func(c *Config) *[]int { return &c.TEE.Measure.VCPUs }, func(s string) (int, error) {
+				n, err := strconv.Atoi(s)
+				switch {
+				case err != nil || strconv.Itoa(n) != s:
+					return 0, fmt.Errorf("%q is not a whole number", s)
+				case n < 1 || n > 512:
+					return 0, fmt.Errorf("%d is out of range", n)
+				}
+				return n, nil
+			}, strconv.Itoa)},
+		{name: "MEASURE_CPU_MODELS", def: []string{"EPYC-v4", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin"}, allowed: "at least one of " + strings.Join(cpuModels(), ", "), when: AtBuild,
+			meaning:     "CPU models for which measurements.json holds SEV-SNP launch digests; TEE_CPU_MODEL is there in any case.",
+			consequence: "Each one multiplies the rows.",
+			field: someOf(func(c *Config) *[]string { return &c.TEE.Measure.CPUModels }, func(s string) (string, error) {
+				if !slices.Contains(cpuModels(), s) {
+					return "", fmt.Errorf("%q is not known", s)
+				}
+				return s, nil
+			}, same).suggesting(cpuModels())},
+		{name: "MEASURE_GUEST_FEATURES", def: []string{"0x01", "0x21"}, allowed: "at least one hexadecimal word with bit 0 (SEV-SNP) set", when: AtBuild,
+			meaning:     "Guest features (SEV_FEATURES) for which measurements.json holds SEV-SNP launch digests. Bit 5 is debug_swap, which the host's kernel sets by itself where it can.",
+			consequence: "They are part of the launch digest, and the host decides them.",
+			field: someOf(func(c *Config) *[]uint64 { return &c.TEE.Measure.GuestFeatures }, func(s string) (uint64, error) {
+				n, err := parseWord(s)
+				if err == nil && n&1 == 0 {
+					err = fmt.Errorf("%s has bit 0 clear: that is no SEV-SNP guest", s)
+				}
+				return n, err
+			}, formatWord)},
 		{name: "BOOT_MODE", def: []string{"auto"}, allowed: "auto, direct, disk", when: AtInstall,
 			meaning:     "How the VM starts: direct hands kernel and initrd to QEMU, disk boots the ESP. auto: direct for SEV-SNP and TDX, else disk.",
 			consequence: "Only direct puts the system into the SEV-SNP launch digest.",
 			field:       oneOf(func(c *Config) *string { return &c.TEE.BootMode }, "auto", "direct", "disk")},
+		{name: "FIRMWARE_CONFIDENTIAL", def: []string{"auto"}, allowed: "auto, no", when: AtBuild,
+			meaning:     "Firmware for SEV-SNP and TDX, which no stable Debian has. auto fetches what TEE_TYPE calls for from the mirror's testing suite; no leaves it out.",
+			consequence: "Without it, installation on such a host is refused.",
+			field:       oneOf(func(c *Config) *string { return &c.TEE.Firmware }, "auto", "no")},
 		{name: "TEE_POLICY", def: []string{"0x03"}, allowed: "a legacy SEV word: bits 0 (no debugging) and 1 (no key sharing) set, bits 2 to 5 free", when: AtInstall,
 			meaning:     "What the host may do, as a legacy SEV word; it is translated for SEV-SNP and TDX.",
 			consequence: "0x03 becomes SEV-SNP 0x30000 and TDX 0x10000000; the words below override it.",
@@ -53,11 +88,17 @@ func teeKeys() []key {
 			consequence: "Confidential VMs cannot take memory while they run, so theirs get no slots.",
 			field:       number(func(c *Config) *int { return &c.TEE.MemorySlots }, 0, 256)},
 		{name: keySettingsName, def: []string{"KEY_DIR=/etc/cc/keys", "KEY_SIZE=4096", "KEY_ALGO=rsa"},
-			allowed: "KEY_DIR (absolute path), KEY_ALGO (rsa, ecdsa), KEY_SIZE (rsa: 2048, 3072, 4096; ecdsa: 256, 384)", when: AtBuild,
+			allowed: "KEY_DIR (absolute path), KEY_ALGO (rsa, ecdsa, ed25519), KEY_SIZE (rsa: 2048, 3072, 4096; ecdsa: 256, 384; ed25519: 256, or none)", when: AtBuild,
 			meaning:     "The key pair that the guest makes for itself: folder, bits, algorithm.",
 			consequence: "Larger RSA keys take longer to make at first boot.",
 			field:       keySettingsField()},
 	}
+}
+
+// cpuModels are the CPU models of SEV-SNP guests, oldest first. EPYC-v4 is the
+// one that moves between generations.
+func cpuModels() []string {
+	return []string{"EPYC-v4", "EPYC-Milan", "EPYC-Milan-v2", "EPYC-Genoa", "EPYC-Turin"}
 }
 
 // policyField is a hexadecimal word; empty, where allowed, is stored as 0 and
@@ -83,7 +124,7 @@ func keySettingsField() field {
 		enum:  names,
 		set: func(c *Config, words []string, bad report) {
 			k := KeySettings{Dir: "/etc/cc/keys", Size: 4096, Algo: "rsa"}
-			sizeAt, seen := 0, map[string]bool{}
+			sizeAt, algoAt, seen := 0, 0, map[string]bool{}
 			for i, w := range words {
 				name, value, ok := strings.Cut(w, "=")
 				if !ok || !slices.Contains(names, name) {
@@ -108,12 +149,18 @@ func keySettingsField() field {
 					}
 					k.Size, sizeAt = n, i
 				case "KEY_ALGO":
-					k.Algo = value
-					if value != "rsa" && value != "ecdsa" {
+					k.Algo, algoAt = value, i
+					if keySizes(value) == nil {
 						bad(i, "KEY_ALGO: %q is not known", value)
 						return
 					}
 				}
+			}
+			if k.Algo == "ed25519" && !seen["KEY_SIZE"] {
+				k.Size = 256 // there is no other
+			}
+			if !seen["KEY_SIZE"] {
+				sizeAt = algoAt
 			}
 			if !slices.Contains(keySizes(k.Algo), k.Size) {
 				bad(sizeAt, "KEY_SIZE: %s has no size %d", k.Algo, k.Size)
@@ -127,11 +174,17 @@ func keySettingsField() field {
 	}
 }
 
+// keySizes are an algorithm's lengths in bits; an unknown one has none.
 func keySizes(algo string) []int {
-	if algo == "ecdsa" {
+	switch algo {
+	case "rsa":
+		return []int{2048, 3072, 4096}
+	case "ecdsa":
 		return []int{256, 384}
+	case "ed25519":
+		return []int{256}
 	}
-	return []int{2048, 3072, 4096}
+	return nil
 }
 
 // quoteSettings writes NAME="value" as the original files did.

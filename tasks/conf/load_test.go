@@ -6,6 +6,7 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,11 +28,13 @@ COMPONENTS=(
 PACKAGES=( vim-tiny g++ libc6 )
 KERNEL=generic TOOLS_SUITE=sid HOSTNAME=a1-b LOCALE=de_DE.UTF-8 TIMEZONE=America/Argentina/Salta
 SOURCE_DATE_EPOCH=1700000000
-TEE_TYPE=sev-snp TEE_VCPUS=512 TEE_CPU_MODEL=EPYC-Genoa BOOT_MODE=direct
+TEE_TYPE=sev-snp TEE_VCPUS=512 TEE_CPU_MODEL=EPYC-Genoa BOOT_MODE=direct FIRMWARE_CONFIDENTIAL=no
+MEASURE_VCPUS=( 512 3 ) MEASURE_CPU_MODELS=( EPYC-Milan-v2 ) MEASURE_GUEST_FEATURES=( 0x0201 )
 TEE_POLICY=0x07 TEE_POLICY_SNP=0x1b001A TEE_POLICY_TDX=0x50000001 INSECURE_DEBUG=yes
 TEE_MEMORY_SIZE=6146M TEE_MEMORY_SLOTS=0
 TEE_KEY_SETTINGS=( KEY_ALGO='ecdsa' KEY_SIZE=384 KEY_DIR="/var/lib/cc/keys" )
-LUKS_KEY_SIZE=256 LUKS_HASH=sha256 TPM_DEVICE=/dev/tpmrm1 TPM_PCR=0,7,14 KEY_PROFILE=attested
+LUKS_KEY_SIZE=256 LUKS_HASH=sha256 TPM_DEVICE=/dev/tpmrm1 TPM_PCR=0,7,14 KEY_PROFILE=attested TPM_SRK=
+OPERATOR_KEY='ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=' DYNAMIC_INTEGRITY=on KEY_RECIPIENTS=( ops/a.asc b@site.asc )
 KEY_ROTATION_INTERVAL=36h CONSOLE_RECOVERY=yes LOCKDOWN=no PANIC_ON_OOPS=no
 QEMU_CPU_TYPE=max QEMU_FIRMWARE=/fw/OVMF.fd GPU_SETTINGS_FILE=/g NETWORK_SETTINGS_FILE=/n
 NETWORK_TYPE=nat NETWORK_ISOLATION=no
@@ -66,11 +69,14 @@ func TestValuesReachTheTypedConfigInMachineUnits(t *testing.T) {
 			Packages: []string{"vim-tiny", "g++", "libc6"}, Kernel: "generic", ToolsSuite: "sid",
 			Hostname: "a1-b", Locale: "de_DE.UTF-8", Timezone: "America/Argentina/Salta",
 			SourceDateEpoch: 1700000000, Experimental: true},
-		TEE: TEE{Type: "sev-snp", VCPUs: 512, CPUModel: "EPYC-Genoa", BootMode: "direct", Policy: 7,
+		TEE: TEE{Type: "sev-snp", VCPUs: 512, CPUModel: "EPYC-Genoa",
+			Measure:  Measure{VCPUs: []int{512, 3}, CPUModels: []string{"EPYC-Milan-v2"}, GuestFeatures: []uint64{0x201}},
+			BootMode: "direct", Firmware: "no", Policy: 7,
 			PolicySNP: 0x1b001a, PolicyTDX: 0x50000001, InsecureDebug: true, MemorySize: 6146 << 20,
 			Keys: KeySettings{Dir: "/var/lib/cc/keys", Size: 384, Algo: "ecdsa"}},
 		Security: Security{LUKSCipher: "aes-xts-plain64", LUKSKeySize: 256, LUKSHash: "sha256",
 			TPMDevice: "/dev/tpmrm1", TPMVersion: "2.0", TPMPCR: []int{0, 7, 14}, KeyProfile: "attested",
+			OperatorKey: "ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", DynamicIntegrity: "on", KeyRecipients: []string{"ops/a.asc", "b@site.asc"},
 			KeyRotationInterval: 36 * time.Hour, ConsoleRecovery: true},
 		QEMU: QEMU{Machine: "q35", CPUType: "max", Firmware: "/fw/OVMF.fd", GPUSettingsFile: "/g",
 			NetworkSettingsFile: "/n", NetworkType: "nat"},
@@ -189,17 +195,78 @@ func TestPolicyIsTranslated(t *testing.T) {
 	}
 }
 
+// operator is a public key that would do.
+const operator = "OPERATOR_KEY=ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+func TestIntegrityFollowsTheKeyProfile(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"": "false true true", "DYNAMIC_INTEGRITY=on": "true true true", "DYNAMIC_INTEGRITY=off": "false false false"} {
+		c := mustLoad(t, text)
+		if got := fmt.Sprint(c.Integrity("tpm"), " ", c.Integrity("snp"), " ", c.Integrity("attested")); strings.Join(strings.Fields(got), " ") != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestTheGuestsKeyNeedsNoSizeWhereThereIsOneOnly(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"TEE_KEY_SETTINGS=( KEY_ALGO=ed25519 )":              "KEY_DIR=/etc/cc/keys KEY_SIZE=256 KEY_ALGO=ed25519",
+		"TEE_KEY_SETTINGS=( KEY_SIZE=256 KEY_ALGO=ed25519 )": "KEY_DIR=/etc/cc/keys KEY_SIZE=256 KEY_ALGO=ed25519",
+		"TEE_KEY_SETTINGS=( KEY_ALGO=ecdsa KEY_SIZE=256 )":   "KEY_DIR=/etc/cc/keys KEY_SIZE=256 KEY_ALGO=ecdsa",
+		"TEE_KEY_SETTINGS=( )":                               "KEY_DIR=/etc/cc/keys KEY_SIZE=4096 KEY_ALGO=rsa",
+	} {
+		if got := mustLoad(t, text).Value("TEE_KEY_SETTINGS"); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// What the build looks at reaches it with its whole path, and what it finds is
+// told where the key stands.
+func TestFilesThatKeysNameAreLookedAt(t *testing.T) {
+	t.Parallel()
+	dir := writeConfig(t, map[string]string{
+		"security.conf": "TPM_SRK=srk.pub\n\n  KEY_RECIPIENTS=( a.asc ops/b.asc )\nLUKS_HASH=md5\n",
+		"a.asc":         "x",
+	})
+	var seen []string
+	_, err := Load(Options{Dir: dir, File: func(key, path string) error {
+		rel, _ := filepath.Rel(dir, path)
+		seen = append(seen, key+" "+rel)
+		_, err := os.Stat(path)
+		return err
+	}})
+	slices.Sort(seen)
+	if diff := cmp.Diff([]string{"KEY_RECIPIENTS a.asc", "KEY_RECIPIENTS ops/b.asc", "TPM_SRK srk.pub"}, seen); diff != "" {
+		t.Errorf("looked at (-want +got):\n%s", diff)
+	}
+	want := `security.conf:1:1: TPM_SRK: srk.pub: no such file or directory
+security.conf:3:3: KEY_RECIPIENTS: ops/b.asc: no such file or directory
+security.conf:4:11: LUKS_HASH: "md5" is not known; allowed: sha256, sha512`
+	if err == nil || strings.ReplaceAll(err.Error(), dir+string(filepath.Separator), "") != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	if _, err := Load(Options{Dir: writeConfig(t, map[string]string{"security.conf": "TPM_SRK=none.pub\n"})}); err != nil {
+		t.Errorf("without File nothing is looked at: %v", err)
+	}
+}
+
 func TestKeyProfilesFollowTheTEE(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"":                                  "[tpm snp attested]",
-		"TEE_TYPE=none":                     "[tpm]",
-		"TEE_TYPE=sev-snp":                  "[snp]",
-		"TEE_TYPE=tdx":                      "[attested]",
-		"TEE_TYPE=sev-snp KEY_PROFILE=tpm":  "[tpm]",
-		"TEE_TYPE=auto KEY_PROFILE=tpm":     "[tpm]",
-		"KEY_PROFILE=tpm TEE_TYPE=none":     "[tpm]",
-		"KEY_PROFILE=attested TEE_TYPE=tdx": "[attested]",
+		"":                                              "[tpm snp]",
+		operator:                                        "[tpm snp attested]",
+		"TEE_TYPE=none":                                 "[tpm]",
+		"TEE_TYPE=none\n" + operator:                    "[tpm]",
+		"TEE_TYPE=sev-snp":                              "[snp]",
+		"TEE_TYPE=sev-snp\n" + operator:                 "[snp]",
+		"TEE_TYPE=tdx\n" + operator:                     "[attested]",
+		"KEY_PROFILE=attested\n" + operator:             "[attested]",
+		"TEE_TYPE=sev-snp KEY_PROFILE=tpm":              "[tpm]",
+		"TEE_TYPE=auto KEY_PROFILE=tpm":                 "[tpm]",
+		"KEY_PROFILE=tpm TEE_TYPE=none":                 "[tpm]",
+		"KEY_PROFILE=attested TEE_TYPE=tdx " + operator: "[attested]",
 	} {
 		if got := fmt.Sprint(mustLoad(t, text).KeyProfiles()); got != want {
 			t.Errorf("%q: %s, want %s", text, got, want)
@@ -212,15 +279,25 @@ func TestNotesWarnOfWhatIsAllowedButWeak(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                    "TPM_PCR contains 1",
 		"TEE_TYPE=sev-snp":                    "legacy SEV word; in force are SEV-SNP 0x30000",
-		"TEE_TYPE=none":                       "its host can read everything",
+		"TEE_TYPE=none\nKEY_PROFILE=tpm":      "its host can read everything",
 		"TEE_POLICY=0x02\nINSECURE_DEBUG=yes": "INSECURE: the policy allows debugging",
 		"INSECURE_DEBUG=yes":                  "has no effect",
 		"KEY_PROFILE=tpm":                     "TDX host will be refused",
 		"TEE_MEMORY_SIZE=2G":                  "RTMR1",
 		"LOCKDOWN=no":                         "LOCKDOWN=no",
+		"FIRMWARE_CONFIDENTIAL=no":            "installation on such a host will be refused",
 		"ROOT_ENCRYPT=no":                     "ROOT_ENCRYPT=no",
 		"CONSOLE_RECOVERY=yes":                "seen by the host",
 		"BOOT_MODE=disk":                      "BOOT_MODE=disk",
+		"TEE_TYPE=auto":                       "attested is left out, so installation on a TDX host will be refused: OPERATOR_KEY is empty",
+		"KEY_PROFILE=tpm\n" + operator:        "OPERATOR_KEY is not used: the key profile is tpm",
+		"DYNAMIC_INTEGRITY=off":               "change data on the writable volume unnoticed",
+		"TEE_TYPE=none":                       "KEY_RECIPIENTS is empty",
+		"TPM_SRK=a.pub":                       "opens on that one TPM",
+		"TPM_PCR=4,7":                         "TPM_PCR contains 4, which changes with every new boot image",
+		"TPM_PCR=7,9":                         "TPM_PCR contains 9, which changes with every new boot image",
+		"TPM_PCR=8":                           "TPM_PCR contains 8, which nothing in this boot extends",
+		"TPM_PCR=7,14":                        "TPM_PCR contains 14, which nothing",
 	} {
 		notes := strings.Join(mustLoad(t, text).Notes(), "\n")
 		if !strings.Contains(notes, want) {

@@ -45,10 +45,10 @@ are reported at once and nothing is written until there is none.
 		fmt.Fprintf(&b, "- %s\n", r.text)
 	}
 	b.WriteString("\n## Policy words, bit by bit\n")
-	for _, name := range []string{"TEE_POLICY", "TEE_POLICY_SNP", "TEE_POLICY_TDX"} {
+	for _, name := range policyWords() {
 		fmt.Fprintf(&b, "\n### Bits of %s\n\n| bit | set | clear |\n|---|---|---|\n", name)
 		for _, bit := range policyBits(name) {
-			fmt.Fprintf(&b, "| %d | %s | %s |\n", bit.n, bit.set, bit.clear)
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", bit.numbers(), bit.set+bit.number, bit.clear)
 		}
 	}
 	return b.Bytes()

@@ -27,7 +27,11 @@ func rules() []rule {
 				"%s is a release of %s, not of DISTRIBUTION=%s", c.OS.Suite, owner, c.OS.Distribution)
 		}},
 		{[]string{"COMPONENTS", "DISTRIBUTION"}, "COMPONENTS must be those of DISTRIBUTION, main among them.", checkComponents},
-		{[]string{"KEY_PROFILE", "TEE_TYPE"}, "KEY_PROFILE must exist for TEE_TYPE: tpm for none and sev-snp, snp for sev-snp, attested for sev-snp and tdx; all for auto.", checkKeyProfile},
+		{[]string{"KEY_PROFILE", "TEE_TYPE", "OPERATOR_KEY"}, "KEY_PROFILE must exist for TEE_TYPE: tpm for none and sev-snp, snp for sev-snp, attested for sev-snp and tdx; all for auto. Where attested is the only one, OPERATOR_KEY is needed.", checkKeyProfile},
+		{[]string{"TPM_SRK", "KEY_PROFILE", "TEE_TYPE"}, "TPM_SRK goes with the tpm key profile only.", func(c *Config) string {
+			return when(c.Security.TPMSRK != "" && !slices.Contains(c.KeyProfiles(), "tpm"),
+				"%s has no use: the key profile is %s, and no volume is bound to a TPM alone", c.Security.TPMSRK, strings.Join(c.KeyProfiles(), " "))
+		}},
 		{[]string{"BOOT_MODE", "TEE_TYPE", "KEY_PROFILE"}, "BOOT_MODE=disk does not go with KEY_PROFILE=snp, nor with TEE_TYPE=sev-snp unless KEY_PROFILE=tpm.", func(c *Config) string {
 			snp := c.Security.KeyProfile == "snp" || c.TEE.Type == "sev-snp" && c.Security.KeyProfile != "tpm"
 			return when(c.TEE.BootMode == "disk" && snp,
@@ -101,8 +105,12 @@ func checkKeyProfile(c *Config) string {
 		return fmt.Sprintf("snp cannot work with TEE_TYPE=%s: only SEV-SNP derives such keys", tee)
 	case profile == "attested" && tee == "none":
 		return "attested cannot work with TEE_TYPE=none: a plain VM has nothing to attest with; use tpm"
+	case c.Security.OperatorKey != "" || !slices.Equal(c.KeyProfiles(), []string{"attested"}):
+		return ""
+	case profile == "auto":
+		return "auto means attested with TEE_TYPE=tdx, which cannot work without OPERATOR_KEY: nobody could release the key that opens the volumes"
 	}
-	return ""
+	return "attested cannot work without OPERATOR_KEY: nobody could release the key that opens the volumes"
 }
 
 func checkMounts(c *Config) string {

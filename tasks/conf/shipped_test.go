@@ -79,12 +79,15 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 		"DISTRIBUTION": "debian", "SUITE": "trixie", "MIRROR": "", "SNAPSHOT": "", "COMPONENTS": "main",
 		"PACKAGES": "", "KERNEL": "cloud", "TOOLS_SUITE": "trixie", "HOSTNAME": "cc-base", "LOCALE": "C.UTF-8",
 		"TIMEZONE": "UTC", "SOURCE_DATE_EPOCH": "1767225600", "EXPERIMENTAL": "no",
-		"TEE_TYPE": "auto", "TEE_VCPUS": "4", "TEE_CPU_MODEL": "auto", "BOOT_MODE": "auto", "TEE_POLICY": "0x03",
+		"TEE_TYPE": "auto", "TEE_VCPUS": "4", "TEE_CPU_MODEL": "auto", "BOOT_MODE": "auto",
+		"MEASURE_VCPUS": "1 2 4 8 16 32 64", "MEASURE_CPU_MODELS": "EPYC-v4 EPYC-Milan EPYC-Genoa EPYC-Turin", "MEASURE_GUEST_FEATURES": "0x01 0x21",
+		"FIRMWARE_CONFIDENTIAL": "auto", "TEE_POLICY": "0x03",
 		"TEE_POLICY_SNP": "0x30000", "TEE_POLICY_TDX": "0x10000000", "INSECURE_DEBUG": "no",
 		"TEE_MEMORY_SIZE": "8G", "TEE_MEMORY_SLOTS": "4",
 		"TEE_KEY_SETTINGS": "KEY_DIR=/etc/cc/keys KEY_SIZE=4096 KEY_ALGO=rsa",
 		"LUKS_CIPHER":      "aes-xts-plain64", "LUKS_KEY_SIZE": "512", "LUKS_HASH": "sha512",
-		"TPM_DEVICE": "/dev/tpm0", "TPM_VERSION": "2.0", "TPM_PCR": "0,1,2,3,7", "KEY_PROFILE": "auto",
+		"TPM_DEVICE": "/dev/tpm0", "TPM_VERSION": "2.0", "TPM_PCR": "0,1,2,3,7", "TPM_SRK": "", "KEY_PROFILE": "auto",
+		"OPERATOR_KEY": "", "DYNAMIC_INTEGRITY": "auto", "KEY_RECIPIENTS": "",
 		"KEY_ROTATION_INTERVAL": "30d", "CONSOLE_RECOVERY": "no", "LOCKDOWN": "yes", "PANIC_ON_OOPS": "yes",
 		"QEMU_MACHINE": "q35", "QEMU_CPU_TYPE": "host-passthrough", "QEMU_FIRMWARE": "/usr/share/OVMF/OVMF_CODE.fd",
 		"GPU_SETTINGS_FILE": "/etc/cc/qemu/gpu_settings", "NETWORK_SETTINGS_FILE": "/etc/cc/qemu/network_settings",
@@ -176,7 +179,7 @@ func TestShowExplainsEveryKeyAndBit(t *testing.T) {
 	}
 	for _, want := range []string{
 		`TEE_VCPUS="2"`, shippedDir + "/profiles/minimal.conf:",
-		"bit 19 = 0  debugging forbidden", "bit 17 = 1  reserved, always 1", "bits 15:0 = 0.0",
+		"bit 19 = 0  debugging forbidden", "bit 17 = 1  reserved, always 1", "bits 15:8 = 0",
 		"bit 28 = 1  removed pages", "bit 0 = 1  debugging forbidden",
 	} {
 		if !strings.Contains(long.String(), want) {

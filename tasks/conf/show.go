@@ -105,11 +105,20 @@ func (c Config) Notes() []string {
 	add(c.TEE.Type == "none", "TEE_TYPE=none: an ordinary VM; its host can read everything in it.")
 	add(c.TEE.Type != "none", "TEE_POLICY=%s is a legacy SEV word; in force are SEV-SNP %s and TDX %s.",
 		formatWord(c.TEE.Policy), formatWord(c.TEE.PolicySNP), formatWord(c.TEE.PolicyTDX))
+	notes = append(notes, c.contradictions()...)
+	add(c.TEE.Type != "none" && c.TEE.Firmware == "no", "FIRMWARE_CONFIDENTIAL=no: there is no firmware for SEV-SNP and TDX in the installer, so installation on such a host will be refused.")
 	add(strings.Contains(profiles, "tpm"), "Key profile tpm: a TPM that the host emulates protects a stolen disk, not against the host.")
+	add(c.Security.KeyProfile == "auto" && c.TEE.Type == "auto" && c.Security.OperatorKey == "", "Key profile attested is left out, so installation on a TDX host will be refused: OPERATOR_KEY is empty, and nobody could release a key.")
+	add(c.Security.OperatorKey != "" && !strings.Contains(profiles, "attested"), "OPERATOR_KEY is not used: the key profile is %s.", profiles)
+	add(c.Security.DynamicIntegrity == "off" && profiles != "tpm", "DYNAMIC_INTEGRITY=off: the host can change data on the writable volume unnoticed, though not read it.")
+	add(len(c.Security.KeyRecipients) == 0, "KEY_RECIPIENTS is empty: there will be no recovery key for the writable volume.")
+	add(c.Security.TPMSRK != "", "TPM_SRK: the image opens on that one TPM without being enrolled there; TPM_PCR counts from its first boot on.")
 	add(c.Security.KeyProfile == "tpm" && c.TEE.Type == "auto", "KEY_PROFILE=tpm: installation on a TDX host will be refused, its firmware has no TPM driver.")
 	add(c.Security.KeyProfile == "snp" && c.TEE.Type == "auto", "KEY_PROFILE=snp: installation on anything but a SEV-SNP host will be refused.")
 	add(c.TEE.BootMode == "disk" && c.TEE.Type == "auto" && c.Security.KeyProfile == "auto", "BOOT_MODE=disk: installation on a SEV-SNP host will be refused, what boots from disk is not in its launch digest.")
 	for _, n := range c.Security.TPMPCR {
+		add((n == 4 || n == 9) && strings.Contains(profiles, "tpm"), "TPM_PCR contains %d, which changes with every new boot image; the recovery key is needed unless the guest was told of the new one before.", n)
+		add((n == 8 || n == 14) && strings.Contains(profiles, "tpm"), "TPM_PCR contains %d, which nothing in this boot extends: it only proves that no other loader took part.", n)
 		add(n == 1 && strings.Contains(profiles, "tpm"), "TPM_PCR contains 1, which changes with boot order, vCPU count and memory size; after such a change the recovery key is needed.")
 	}
 	add(c.TEE.MemorySlots > 0 && c.TEE.Type != "none", "TEE_MEMORY_SLOTS is not used for confidential VMs: they cannot take memory while they run.")

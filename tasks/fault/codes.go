@@ -20,6 +20,7 @@ const (
 	Signing       Code = "CC0601"
 	SigningKey    Code = "CC0602"
 	Damaged       Code = "CC0603"
+	Measurements  Code = "CC0604"
 	DeviceRefused Code = "CC0701"
 	NoDevice      Code = "CC0702"
 	NoTEE         Code = "CC0703"
@@ -32,6 +33,41 @@ const (
 	GuestVerity   Code = "CC0804"
 	GuestMount    Code = "CC0805"
 	GuestBoot     Code = "CC0806"
+	GuestTPM      Code = "CC0807"
+	GuestOtherTPM Code = "CC0808"
+	GuestTokenSRK Code = "CC0809"
+	GuestPCR      Code = "CC0810"
+	GuestBank     Code = "CC0811"
+	GuestPlanted  Code = "CC0812"
+	GuestRecovery Code = "CC0813"
+	GuestEnrol    Code = "CC0814"
+	GuestSwapped  Code = "CC0815"
+	GuestTEE      Code = "CC0816"
+	GuestDynamic  Code = "CC0817"
+	GuestRotate   Code = "CC0818"
+	GuestRenew    Code = "CC0819"
+	GuestNoKey    Code = "CC0820"
+
+	ReleaseNoAnswer Code = "CC0821"
+	ReleaseNonce    Code = "CC0822"
+	ReleaseReplay   Code = "CC0823"
+	ReleaseForeign  Code = "CC0824"
+	ReleaseDenied   Code = "CC0825"
+	ReleaseMessage  Code = "CC0826"
+	SiteOther       Code = "CC0827"
+	SiteInvalid     Code = "CC0828"
+
+	HeaderUnreadable  Code = "CC0901"
+	HeaderCipher      Code = "CC0902"
+	HeaderKeyslot     Code = "CC0903"
+	HeaderKDF         Code = "CC0904"
+	HeaderSegment     Code = "CC0905"
+	HeaderArea        Code = "CC0906"
+	HeaderDigest      Code = "CC0907"
+	HeaderRequirement Code = "CC0908"
+	HeaderSlots       Code = "CC0909"
+	HeaderToken       Code = "CC0910"
+	HeaderMAC         Code = "CC0911"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -100,8 +136,8 @@ func Meanings() []Meaning {
 			"dracut or ukify failed, or the signature did not verify",
 			"read the lines shown"},
 		{Machine, ExitFailed, "the virtual machine did not do what was expected",
-			"QEMU or swtpm ended early, or the console never showed the expected line",
-			"the console is under out/log"},
+			"QEMU or swtpm ended early, the console never showed the expected line, or a VM that is asked for something is not there, does not answer or runs something else",
+			"start the VM, or give its socket; the console of `mage vm` is under out/log"},
 		{Signing, ExitFailed, "the installer could not be signed",
 			"the key cannot sign or the signature did not verify",
 			"`mage keys:signing` makes a project key; CC_SIGNING_KEY_FILE names your own"},
@@ -111,6 +147,9 @@ func Meanings() []Meaning {
 		{Damaged, ExitFailed, "a file is not the one that was built",
 			"a checksum differs from the recorded one",
 			"copy or build it again; do not use it"},
+		{Measurements, ExitFailed, "the measurements are not those of the files",
+			"measurements.json or rvps.json holds another value than the one that boot image, disk, firmware and certificates give, and the first such field is named; or one of them cannot be measured",
+			"trust no value in it; build again, or unpack the installer again after checking its signature"},
 		{DeviceRefused, ExitUnsafe, "the device was refused as unsafe",
 			"it is mounted, in use, read-only, too small, removable or the system disk; every reason is listed",
 			"choose another device with --list-devices"},
@@ -147,5 +186,104 @@ func Meanings() []Meaning {
 		{GuestBoot, ExitFailed, "the guest could not finish its boot",
 			"a unit that the boot needs has failed; there is no emergency shell to look from",
 			"read the console above the line; a disk that was cut short or a missing device is the usual cause"},
+		{GuestTPM, ExitFailed, "the guest cannot use its TPM",
+			"there is no TPM 2.0 at TPM_DEVICE, or it does not answer as one must",
+			"give the virtual machine a TPM 2.0 (swtpm); a running VM keeps the one it was defined with"},
+		{GuestOtherTPM, ExitFailed, "the TPM is not the one that the volumes are bound to",
+			"the storage root key of the enrolment is not in this TPM: its state was lost or replaced, or the disk was moved to another VM",
+			"give the VM its own TPM state back, or open the volumes with the recovery key"},
+		{GuestTokenSRK, ExitFailed, "a volume's token names another TPM's storage root key",
+			"the TPM is the VM's own, but the token on the disk was made for another one",
+			"the disk was changed or exchanged; attach the right one, or use the recovery key"},
+		{GuestPCR, ExitFailed, "the machine has not booted as when the volumes were enrolled",
+			"a TPM register (PCR) that the key is bound to differs; the message names it: 0-3 firmware, 7 Secure Boot, 11 the boot image, 12 additions to the command line",
+			"boot it as before; after a wanted change use the recovery key once, then it is enrolled anew"},
+		{GuestBank, ExitFailed, "the TPM's registers were never written",
+			"a PCR that the firmware always extends is all zeros or all ones, or the SHA-256 bank is missing: nothing was measured",
+			"use OVMF and a TPM with an active SHA-256 bank"},
+		{GuestPlanted, ExitFailed, "the writable volume was not made by this guest",
+			"cc-dynamic opens, or claims to open, with a secret that the host can know: in this key profile only the guest's own key may",
+			"attach the VM's own disk; to begin anew, erase the partition cc-dynamic"},
+		{GuestRecovery, ExitFailed, "no valid recovery key was typed",
+			"three tries were wrong, or nobody typed",
+			"start the VM again and type the key as it was shown at installation"},
+		{GuestEnrol, ExitFailed, "the volumes could not be bound to this machine",
+			"the TPM or the disk failed while the first boot enrolled them",
+			"start the VM again: enrolment continues where it was cut off"},
+		{GuestSwapped, ExitFailed, "a volume stands in another one's place",
+			"its token was made for a volume of another name: partitions were exchanged",
+			"attach the disk as it was installed"},
+		{GuestTEE, ExitFailed, "the TEE gave no usable key or report",
+			"the processor's key is all zeros, the request was refused, or there is no such device",
+			"check that the VM was started as a confidential one with the policy of the installation"},
+		{GuestDynamic, ExitFailed, "the writable volume could not be made",
+			"formatting cc-dynamic or its file system failed",
+			"look at the disk for errors, then start the VM again"},
+		{GuestRotate, ExitFailed, "the secrets could not be replaced",
+			"a step of the rotation failed; the volumes still open with the former ones",
+			"`cc-guest keys status` shows the state; the next timer run tries again"},
+		{GuestRenew, ExitFailed, "the volume key could not be changed",
+			"`cc-guest keys renew-volume` does not fit this key profile or volume, or the change, which runs in the initrd, failed",
+			"read the reason in the message; a change that was cut off goes on when the VM is started again"},
+		{GuestNoKey, ExitFailed, "the writable volume has no recovery key",
+			"KEY_RECIPIENTS was empty when the image was built",
+			"name OpenPGP keys in KEY_RECIPIENTS and build; the guest makes the key at its next boot"},
+		{ReleaseNoAnswer, ExitFailed, "nobody released the key in time",
+			"the VM waits for `cc-install release` on the port org.cc-base.release",
+			"start the release service where the VM's port is connected, then start the VM again"},
+		{ReleaseNonce, ExitFailed, "the released key answers another question",
+			"the answer does not carry this boot's nonce",
+			"something between guest and operator mixes messages up, or tampers with them"},
+		{ReleaseReplay, ExitFailed, "the released key is a former one, played back",
+			"the answer is for the key exchange of another boot",
+			"something between guest and operator replays messages"},
+		{ReleaseForeign, ExitFailed, "the released key is not signed by the operator",
+			"the signature does not verify with OPERATOR_KEY of the image",
+			"release with the operator's own key, or build the image with the right OPERATOR_KEY"},
+		{ReleaseDenied, ExitFailed, "the operator did not release the key",
+			"the evidence does not satisfy the policy; the operator's audit log has the reason",
+			"compare the measurement with measurements.json: `cc-install compare`"},
+		{ReleaseMessage, ExitFailed, "a message of the key release cannot be read",
+			"it is malformed, too long or of another version",
+			"use guest and cc-install of the same version"},
+		{SiteOther, ExitFailed, "site.conf is not the one that the VM was launched with",
+			"its SHA-256 is not the host data (SEV-SNP) or MRCONFIGID (TDX) of the guest's own report, or one of the two is there without the other",
+			"launch the VM with the digest of the file it is given: `sha256sum site.conf` (docs/site.md)"},
+		{SiteInvalid, ExitFailed, "site.conf cannot be used",
+			"it is malformed or too long, has an unknown key, or a value outside its range; all problems are listed by line and column",
+			"correct the lines named; docs/site.md lists the keys"},
+		{HeaderUnreadable, ExitFailed, "the volume's header cannot be read",
+			"neither copy of the LUKS2 header is whole: magic, version, size, checksum or JSON is wrong",
+			"the disk was damaged or changed; install again"},
+		{HeaderCipher, ExitFailed, "the header names a cipher that is not allowed",
+			"a segment is to be read with the null cipher or with one that cc-base never writes (CVE-2025-59054)",
+			"the header was tampered with; do not use the disk"},
+		{HeaderKeyslot, ExitFailed, "a keyslot is not one that cc-base writes",
+			"its type, size, stripes or the cipher of its area differ; a null cipher there reveals the key (CVE-2025-58356)",
+			"the header was tampered with; do not use the disk"},
+		{HeaderKDF, ExitFailed, "a keyslot or digest uses a key derivation that is not allowed",
+			"its type, hash, cost or salt is out of bounds",
+			"the header was tampered with; do not use the disk"},
+		{HeaderSegment, ExitFailed, "the header maps the volume in a way that cc-base never writes",
+			"there is not exactly one encrypted segment from the header's end to the end of the volume",
+			"the header was tampered with; do not use the disk"},
+		{HeaderArea, ExitFailed, "a keyslot lies outside the header",
+			"its area overlaps another one, the metadata or the data",
+			"the header was tampered with; do not use the disk"},
+		{HeaderDigest, ExitFailed, "the header's digests do not cover its keyslots and segment",
+			"a slot or the segment has no digest, or a digest names what is not there",
+			"the header was tampered with; do not use the disk"},
+		{HeaderRequirement, ExitFailed, "the header has requirement flags",
+			"a re-encryption is pending, or a feature is asked for that cc-base does not use",
+			"the header was tampered with, or a re-encryption was cut off; do not use the disk"},
+		{HeaderSlots, ExitFailed, "the header holds a keyslot or token that nobody accounts for",
+			"a token names a slot that is not there, or two tokens name the same one",
+			"the header was tampered with; do not use the disk"},
+		{HeaderToken, ExitFailed, "a token in the header cannot be read",
+			"it is malformed, of an unknown version, or lacks a required field",
+			"the header was tampered with; do not use the disk"},
+		{HeaderMAC, ExitFailed, "the header is not the one that the guest wrote",
+			"its authentication code, keyed by the volume's own secret, does not match",
+			"the header was tampered with; do not use the disk"},
 	}
 }

@@ -19,6 +19,7 @@ func areas() []area {
 		{"06", "Bundle and signature"},
 		{"07", "Installer"},
 		{"08", "Guest"},
+		{"09", "Volume header"},
 	}
 }
 

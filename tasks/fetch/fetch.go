@@ -110,19 +110,26 @@ func Fetch(ctx context.Context, req Request, cacheDir string) (string, error) {
 	return f.Fetch(ctx, req)
 }
 
-var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-func (r Request) check() error {
-	u, err := url.Parse(r.URL)
+func checkAddress(address string) error {
+	u, err := url.Parse(address)
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("fetch: %q is not an http or https address", r.URL)
+		return fmt.Errorf("fetch: %q is not an http or https address", address)
 	}
 	if u.User != nil {
 		// It would end up in logs and error messages.
 		return fmt.Errorf("fetch: the address of %s holds a password or user name", u.Host)
+	}
+	return nil
+}
+
+var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (r Request) check() error {
+	if err := checkAddress(r.URL); err != nil {
+		return err
 	}
 	if r.Size <= 0 {
 		return fmt.Errorf("fetch: %s: size %d, the exact size is needed", r.URL, r.Size)

@@ -48,14 +48,16 @@ func newTransport(opts Options) *http.Transport {
 // client is for one attempt at a file of size bytes.
 func (f *Fetcher) client(size int64) *http.Client {
 	return &http.Client{
-		Transport: &guard{base: f.transport, idle: f.opts.IdleTimeout, size: size},
-		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-			if len(via) > maxRedirects {
-				return errRedirects
-			}
-			return nil
-		},
+		Transport:     &guard{base: f.transport, idle: f.opts.IdleTimeout, size: size},
+		CheckRedirect: fewRedirects,
 	}
+}
+
+func fewRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return errRedirects
+	}
+	return nil
 }
 
 // guard stands between grab and the network and lets through only replies that

@@ -1,19 +1,11 @@
 package lab
 
 import (
-	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"cc-base/tasks/boot"
-	"cc-base/tasks/sh"
-	"cc-base/tasks/toolbox"
-	"cc-base/tasks/vm"
 )
 
 // Budget is how many boots the short mode may make. Under emulation on two
@@ -26,9 +18,10 @@ type Boots struct {
 	mu    sync.Mutex
 	names []string
 	took  []time.Duration
+	left  []string // tests that only the long mode makes
 }
 
-// Sum returns one line per boot and the total.
+// Sum returns one line per boot, the total, and what was left out.
 func (b *Boots) Sum() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -39,6 +32,9 @@ func (b *Boots) Sum() string {
 		total += b.took[i]
 	}
 	fmt.Fprintf(&s, "boots: %d of %d in the budget, %.0f s\n", len(b.names), Budget, total.Seconds())
+	if len(b.left) > 0 {
+		fmt.Fprintf(&s, "left to the long mode: %d: %s\n", len(b.left), strings.Join(b.left, " "))
+	}
 	return s.String()
 }
 
@@ -60,103 +56,15 @@ func (b *Boots) Count(t testing.TB) (done func()) {
 	}
 }
 
-// Guest is one boot to be made.
-type Guest struct {
-	Disk       string // raw or, with the ending .qcow2, qcow2
-	Key        string // file with the image key
-	OEMStrings []string
-}
-
-// bootTime bounds a boot; a loaded machine needs a minute for a good one.
-const bootTime = 6 * time.Minute
-
-// Boot starts the guest, waits for one of the lines and for the machine's end
-// if it is to end, and returns the console. until is matched as a part of a
-// line; empty means that the machine must end by itself.
-func (b *Boots) Boot(t testing.TB, tools toolbox.Tree, g Guest, until string) []string {
+// LongOnly leaves the test to the long mode: in the short one it is skipped and
+// named in the sum, so that what a short run did not show is there to be read.
+func (b *Boots) LongOnly(t testing.TB) {
 	t.Helper()
-	done := b.Count(t)
-	defer done()
-	// A socket's path may have 107 bytes; t.TempDir is longer.
-	dir, err := os.MkdirTemp("", "lab")
-	if err != nil {
-		t.Fatal(err)
+	if Long() {
+		return
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &vm.Machine{
-		Runner: tools.With(dir), Dir: dir, MemoryMiB: 1024, TPM: true, OEMStrings: g.OEMStrings,
-		Firmware: vm.Firmware{Code: "/usr/share/OVMF/OVMF_CODE_4M.fd", Vars: filepath.Join(tools.Dir, "usr/share/OVMF/OVMF_VARS_4M.fd")},
-		Disks:    []vm.Disk{{Path: g.Disk, Format: strings.TrimPrefix(filepath.Ext(g.Disk), ".")}},
-	}
-	if g.Key != "" {
-		m.FWCfg = []vm.FWCfg{{Name: vm.EnrollKey, Path: g.Key}}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
-	defer cancel()
-	if err := m.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	if until != "" {
-		if _, err := m.Expect(ctx, until); err != nil {
-			t.Fatal(err)
-		}
-		return m.Lines()
-	}
-	if err := m.Wait(ctx); err != nil {
-		t.Fatalf("%v\n%s", err, strings.Join(m.Lines(), "\n"))
-	}
-	return m.Lines()
-}
-
-// Raw converts the image to a raw disk in dir that a test may change.
-func (i Image) Raw(t testing.TB, tools sh.Runner, dir string) string {
-	t.Helper()
-	raw := filepath.Join(dir, "disk.raw")
-	err := sh.Do(context.Background(), tools, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", i.Path("cc-base.qcow2"), raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
-}
-
-// Flip inverts every bit of the byte at off.
-func Flip(t testing.TB, file string, off int64) {
-	t.Helper()
-	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b := make([]byte, 1)
-	if _, err := f.ReadAt(b, off); err != nil {
-		t.Fatal(err)
-	}
-	b[0] = ^b[0]
-	if _, err := f.WriteAt(b, off); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// WithCommandLine puts a UKI with another command line on the raw disk, as a
-// build with other settings would.
-func (i Image) WithCommandLine(t testing.TB, tools sh.Runner, raw, line string) {
-	t.Helper()
-	ctx := context.Background()
-	uki := raw + ".efi"
-	err := boot.BuildUKI(ctx, tools, boot.UKI{
-		Kernel: i.Path("scratch", "vmlinuz"), Release: i.Manifest.Kernel, Initrd: i.Path("scratch", "initrd.img"),
-		OSRelease: i.Path("scratch", "os-release"), CommandLine: line, Epoch: i.Manifest.SourceDateEpoch,
-	}, uki)
-	if err != nil {
-		t.Fatal(err)
-	}
-	esp, ok := i.Manifest.Disk.Partition("cc-esp")
-	if !ok {
-		t.Fatal("the image has no cc-esp")
-	}
-	err = sh.Do(ctx, tools, "mcopy", "-o", "-i", fmt.Sprintf("%s@@%d", raw, esp.Start), uki, "::EFI/BOOT/BOOTX64.EFI")
-	if err != nil {
-		t.Fatal(err)
-	}
+	b.mu.Lock()
+	b.left = append(b.left, t.Name())
+	b.mu.Unlock()
+	t.Skipf("left to the long mode (%s=1)", LongEnv)
 }

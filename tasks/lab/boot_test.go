@@ -29,6 +29,9 @@ var boots lab.Boots
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if enrolment.dir != "" {
+		os.RemoveAll(enrolment.dir)
+	}
 	fmt.Print(boots.Sum())
 	os.Exit(code)
 }

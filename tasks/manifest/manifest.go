@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -34,8 +36,15 @@ type Manifest struct {
 	Kernel          string `json:"kernel"`          // release of the image's kernel, as uname -r prints it
 	SourceDateEpoch int64  `json:"sourceDateEpoch"` // seconds since 1970, every time stamp in the image
 	CommandLine     string `json:"commandLine"`     // of the UKI, exact
-	Disk            Disk   `json:"disk"`
-	Files           []File `json:"files"` // of the installer, sorted by path
+
+	// CommandLines are the exact command lines by key profile (tpm, snp,
+	// attested), for a host that starts kernel and initrd itself; both are the
+	// UKI's .linux and .initrd. The guest accepts these and no other. Empty in
+	// the manifest of an image that has no key profiles.
+	CommandLines map[string]string `json:"commandLines,omitempty"`
+
+	Disk  Disk   `json:"disk"`
+	Files []File `json:"files"` // of the installer, sorted by path
 }
 
 // Disk is the image as a disk.
@@ -157,6 +166,22 @@ func (m Manifest) check() error {
 	if m.SourceDateEpoch < 0 {
 		fail("source date epoch %d", m.SourceDateEpoch)
 	}
+	if len(m.CommandLines) > 0 && !slices.Contains(slices.Collect(maps.Values(m.CommandLines)), m.CommandLine) {
+		fail("the UKI's command line is that of no key profile")
+	}
+	for _, profile := range slices.Sorted(maps.Keys(m.CommandLines)) {
+		// The word is what makes the profile: a line under another name would
+		// start the guest in a profile that nobody chose.
+		var words []string
+		for _, w := range strings.Split(m.CommandLines[profile], " ") {
+			if strings.HasPrefix(w, "cc.keys=") {
+				words = append(words, w)
+			}
+		}
+		if !slices.Contains(profiles(), profile) || !slices.Equal(words, []string{"cc.keys=" + profile}) || strings.ContainsFunc(m.CommandLines[profile], unicode.IsControl) {
+			fail("malformed command line of key profile %q", profile)
+		}
+	}
 	if !localFile(m.Disk.File) || strings.Contains(m.Disk.File, "/") {
 		fail("disk file %q", m.Disk.File)
 	}
@@ -216,6 +241,9 @@ func (m Manifest) check() error {
 	}
 	return errors.Join(errs...)
 }
+
+// profiles are the key profiles that there are.
+func profiles() []string { return []string{"tpm", "snp", "attested"} }
 
 // sector is the only sector size that is built, in bytes.
 const sector = 512

@@ -22,7 +22,10 @@ func sample() Manifest {
 	hash := strings.Repeat("a1", 32)
 	return Manifest{
 		Schema: Schema, Name: Name, Profile: "default", Distribution: "debian", Suite: "trixie", Kernel: "6.12.0-amd64",
-		SourceDateEpoch: 1767225600, CommandLine: `root=/dev/mapper/cc-root ro x="<&>"`,
+		SourceDateEpoch: 1767225600, CommandLine: `cc.keys=tpm root=/dev/mapper/cc-root ro x="<&>"`,
+		CommandLines: map[string]string{
+			"tpm": `cc.keys=tpm root=/dev/mapper/cc-root ro x="<&>"`, "snp": `cc.keys=snp root=/dev/mapper/cc-root ro x="<&>"`, "attested": "ro cc.keys=attested",
+		},
 		Disk: Disk{
 			File: "cc-base.qcow2", GUID: "8838B6BD-4A64-5071-99BA-D628892CD8BE", SectorSize: 512, VirtualSize: 8 * mib,
 			Partitions: []Partition{
@@ -51,7 +54,7 @@ func encode(t testing.TB, m Manifest) []byte {
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	t.Parallel()
 	minimal := sample()
-	minimal.Disk.Partitions, minimal.Files = nil, nil
+	minimal.Disk.Partitions, minimal.Files, minimal.CommandLines = nil, nil, nil
 	empty := sample()
 	empty.Files = []File{}
 	for name, want := range map[string]Manifest{"everything": sample(), "no partitions and files": minimal, "an empty list": empty} {
@@ -83,6 +86,12 @@ func TestEachMalformedFieldIsNamed(t *testing.T) {
 		{"another schema", func(m *Manifest) { m.Schema = 2 }, "schema 2, this program reads 1"},
 		{"another product", func(m *Manifest) { m.Name = "other" }, `name "other", expected cc-base`},
 		{"a time before 1970", func(m *Manifest) { m.SourceDateEpoch = -1 }, "source date epoch -1"},
+		{"a UKI's command line of no profile", func(m *Manifest) { m.CommandLine = "cc.keys=tpm" }, "the UKI's command line is that of no key profile"},
+		{"an unknown profile", func(m *Manifest) { m.CommandLines["none"] = "cc.keys=none" }, `malformed command line of key profile "none"`},
+		{"a profile under another name", func(m *Manifest) { m.CommandLines["snp"] = m.CommandLine }, `malformed command line of key profile "snp"`},
+		{"a line without a profile", func(m *Manifest) { m.CommandLines["snp"] = "ro" }, `malformed command line of key profile "snp"`},
+		{"a line with two profiles", func(m *Manifest) { m.CommandLines["snp"] = "cc.keys=snp cc.keys=tpm" }, `malformed command line of key profile "snp"`},
+		{"two lines for one profile", func(m *Manifest) { m.CommandLines["snp"] = "cc.keys=snp\nro" }, `malformed command line of key profile "snp"`},
 		{"no disk file", func(m *Manifest) { m.Disk.File = "" }, `disk file ""`},
 		{"a disk file in another folder", func(m *Manifest) { m.Disk.File = "../cc-base.qcow2" }, `disk file "../cc-base.qcow2"`},
 		{"a disk file below the folder", func(m *Manifest) { m.Disk.File = "a/b" }, `disk file "a/b"`},
@@ -187,6 +196,8 @@ func TestOnlyTheWrittenFormIsRead(t *testing.T) {
 		{"a field given twice", strings.Replace(good, `"schema": 1`, `"schema": 7, "schema": 1`, 1), "not in the form"},
 		{"a field in another case", strings.Replace(good, `"profile"`, `"PROFILE"`, 1), "not in the form"},
 		{"a field left out", strings.Replace(good, `  "profile": "default",`+"\n", "", 1), "not in the form"},
+		{"a command line under two names", strings.Replace(good, `"snp": `, `"snp": "x", "snp": `, 1), "not in the form"},
+		{"profiles out of order", strings.Replace(strings.Replace(good, `"attested": "ro cc.keys=attested",`, "", 1), `"commandLines": {`, `"commandLines": { "tpm": "cc.keys=tpm", "attested": "ro cc.keys=attested",`, 1), "not in the form"},
 		{"null for a text", strings.Replace(good, `"default"`, "null", 1), "not in the form"},
 		{"other white space", strings.ReplaceAll(good, "  ", "\t"), "not in the form"},
 		{"too much", good + strings.Repeat(" ", maxSize), "larger than"},

@@ -6,19 +6,24 @@ package program
 import (
 	"context"
 	"os"
+	"strings"
 
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/sh"
 )
 
 // Build compiles the main package pkg (as in ./installer) of the module at repo
-// and writes the program to out.
-func Build(ctx context.Context, run sh.Runner, repo, pkg, out string) error {
+// with the build tags and writes the program to out.
+func Build(ctx context.Context, run sh.Runner, repo, pkg, out string, tags ...string) error {
 	part := out + atomicfile.Extension
 	defer os.Remove(part)
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", part}
+	if len(tags) > 0 {
+		args = append(args, "-tags="+strings.Join(tags, ","))
+	}
 	err := run.Run(ctx, sh.Cmd{
 		Name: "go",
-		Args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", part, pkg},
+		Args: append(args, pkg),
 		Dir:  repo,
 		// An empty GOFLAGS would let the one of `go env -w` through
 		// (go1.26 cmd/go/internal/cfg Getenv).

@@ -30,6 +30,9 @@ func Packages() []string {
 		"systemd-ukify", "systemd-boot-efi", "systemd", "sbsigntool", // boot image
 		"mtools", "dosfstools", "gdisk", "qemu-utils", // disk
 		"qemu-system-x86", "swtpm", "swtpm-tools", "ovmf", // virtual machine
+		"python3-virt-firmware",                                                        // EFI variable stores with our own keys
+		"systemd-cryptsetup", "libtss2-rc0t64", "libtss2-tcti-swtpm0t64", "tpm2-tools", // TPM enrolment by others' tools
+		"libvirt-common", "libxml2-utils", // schemas of domains
 		"gnupg", "shellcheck", "zstd", "cpio", "coreutils", // checks
 	}
 }

@@ -1,5 +1,6 @@
 // Package settings is the file that the build leaves for cc-guest: what the
-// guest mounts, and how large its writable parts may grow.
+// guest mounts, how large its writable parts may grow, and what its volumes are
+// bound to and unlocked by.
 //
 // The file lies in the initrd and in the root image, both of which are
 // measured, so its values are trusted; its form is still checked, because a
@@ -33,6 +34,10 @@ type Settings struct {
 	EtcSize int64   `json:"etcSize"` // cap of what may be changed under /etc, in bytes
 	VarSize int64   `json:"varSize"` // cap of /var, in bytes
 	Mounts  []Mount `json:"mounts"`  // in the order in which they are mounted
+
+	Dynamic    Dynamic  `json:"dynamic"`
+	Persistent []string `json:"persistent"` // folders that live on the writable volume, none inside another
+	Keys       Keys     `json:"keys"`
 }
 
 // Mount is one erofs volume, mounted read-only.
@@ -40,6 +45,12 @@ type Mount struct {
 	Device  string   `json:"device"`  // /dev/mapper/…
 	Path    string   `json:"path"`    // in the running system
 	Options []string `json:"options"` // ro, nosuid, nodev, noexec; ro is required
+}
+
+// Dynamic is the writable volume, which the guest makes at its first boot.
+type Dynamic struct {
+	Mount   string   `json:"mount"`   // in the running system
+	Options []string `json:"options"` // of nosuid, nodev, noexec, the first two required
 }
 
 // Default returns the settings of the standard layout.
@@ -50,6 +61,13 @@ func Default() Settings {
 		Mounts: []Mount{
 			{Device: "/dev/mapper/cc-app", Path: "/opt/cc", Options: []string{"ro", "nosuid", "nodev"}},
 			{Device: "/dev/mapper/cc-config", Path: "/etc/cc/config", Options: []string{"ro", "nosuid", "nodev", "noexec"}},
+		},
+		Dynamic:    Dynamic{Mount: "/mnt/dynamic", Options: []string{"nosuid", "nodev", "noexec"}},
+		Persistent: []string{"/var/log", "/var/lib/cc"},
+		Keys: Keys{
+			TPMDevice: "/dev/tpmrm0", PCRs: []int{0, 1, 2, 3, 7}, LUKS: LUKS{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha512"},
+			DynamicIntegrity: "auto", RotationInterval: 30 * 24 * 60 * 60,
+			Identity: Identity{Dir: "/etc/cc/keys", Size: 4096, Algo: "rsa"}, RecoveryRecipients: []string{},
 		},
 	}
 }
@@ -95,8 +113,57 @@ func (s Settings) Validate() error {
 		}
 		paths[m.Path] = true
 	}
+	errs = append(errs, s.Dynamic.validate(paths), s.checkPersistent(), s.Keys.validate())
 	return errors.Join(errs...)
 }
+
+func (d Dynamic) validate(taken map[string]bool) error {
+	if !cleanPath(d.Mount) {
+		return fmt.Errorf("dynamic: the mount point %q is not absolute and clean", d.Mount)
+	}
+	if taken[d.Mount] {
+		return fmt.Errorf("dynamic: %s is another volume's mount point", d.Mount)
+	}
+	for _, option := range d.Options {
+		if !slices.Contains([]string{"nosuid", "nodev", "noexec"}, option) {
+			return fmt.Errorf("dynamic: unknown option %q", option)
+		}
+	}
+	// Nothing on this volume is measured: a device node or a setuid program
+	// there would be a way around everything that is.
+	for _, option := range []string{"nosuid", "nodev"} {
+		if !slices.Contains(d.Options, option) {
+			return fmt.Errorf("dynamic: the option %s is missing", option)
+		}
+	}
+	return nil
+}
+
+// checkPersistent looks for paths that would hide each other or a volume. What
+// else must not be persistent is the configuration's rule.
+func (s Settings) checkPersistent() error {
+	volumes := []string{s.Dynamic.Mount}
+	for _, m := range s.Mounts {
+		volumes = append(volumes, m.Path)
+	}
+	for i, p := range s.Persistent {
+		if !cleanPath(p) {
+			return fmt.Errorf("persistent: the path %q is not absolute and clean", p)
+		}
+		for _, other := range append(volumes, s.Persistent[:i]...) {
+			if within(p, other) || within(other, p) {
+				return fmt.Errorf("persistent: %s and %s lie inside each other", p, other)
+			}
+		}
+	}
+	return nil
+}
+
+// cleanPath tells whether p is an absolute path below / in its only spelling.
+func cleanPath(p string) bool { return path.IsAbs(p) && path.Clean(p) == p && p != "/" }
+
+// within tells whether p is dir or lies below it.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
 func checkSize(name string, size int64) error {
 	if size < minSize || size > maxSize {
@@ -110,7 +177,7 @@ func (m Mount) validate() error {
 	if !mapped || name == "" || strings.Contains(name, "/") || name == ".." {
 		return fmt.Errorf("mount %s: %q is not a mapped device", m.Path, m.Device)
 	}
-	if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path || m.Path == "/" {
+	if !cleanPath(m.Path) {
 		return fmt.Errorf("mount %s: the path is not absolute and clean", m.Path)
 	}
 	for _, option := range m.Options {

@@ -66,7 +66,7 @@ func (p Policy) Serves(instance string) bool {
 type file struct {
 	Version      int               `json:"version"`
 	Measurements []fileMeasurement `json:"measurements"` // digests of the machines that may be served
-	Products     []string          `json:"products"`     // processors that may vouch; left out: any
+	Products     []string          `json:"products"`     // processors that may vouch; left out: any but Milan, whose keys are not its own any more
 	TCB          fileTCB           `json:"tcb"`          // lowest firmware
 	Debug        string            `json:"debug"`        // "never", the only value
 	HostData     string            `json:"hostData"`     // SNP, 64 hexadecimal digits

@@ -101,10 +101,17 @@ func Read(r io.ReaderAt) (*Copy, error) {
 // as for cryptsetup: a write that was cut off leaves one torn or older. Copies
 // that cannot come from such a cut are refused: two volumes, or two stories
 // with the same number. Every error has the code [fault.HeaderUnreadable].
-func Parse(area []byte) (*Copy, error) {
+func Parse(area []byte) (*Copy, error) { return parseArea(area, false) }
+
+// parseArea is Parse, or the same with the lower sequence number counting.
+func parseArea(area []byte, earlier bool) (*Copy, error) {
 	first, err1 := parseRecord(area, 0)
 	second, err2 := secondRecord(area, first)
 	c := &Copy{area: area}
+	other := "older"
+	if earlier {
+		other = "newer"
+	}
 	switch {
 	case first == nil && second == nil:
 		return nil, fault.Newf(fault.HeaderUnreadable, "first copy: %w; second copy: %w", err1, err2)
@@ -118,10 +125,10 @@ func Parse(area []byte) (*Copy, error) {
 		c.chosen, c.whole = first, [2]bool{true, true}
 	case first.seqID == second.seqID:
 		return nil, fault.Newf(fault.HeaderUnreadable, "the two copies differ and have the same sequence number %d", first.seqID)
-	case first.seqID > second.seqID:
-		c.chosen, c.whole[0], c.damage = first, true, errors.New("the second copy is older")
+	case (first.seqID > second.seqID) != earlier:
+		c.chosen, c.whole[0], c.damage = first, true, errors.New("the second copy is "+other)
 	default:
-		c.chosen, c.whole[1], c.damage = second, true, errors.New("the first copy is older")
+		c.chosen, c.whole[1], c.damage = second, true, errors.New("the first copy is "+other)
 	}
 	if len(area) < 2*len(c.chosen.block) {
 		return nil, fault.Newf(fault.HeaderUnreadable, "there is no room for a second copy in %d bytes", len(area))

@@ -31,6 +31,9 @@ type Keyslot struct {
 	AF       AF
 	Area     Area
 	KDF      KDF
+
+	// Of a slot that holds the journal of a re-encryption, and no key.
+	Mode, Direction string
 }
 
 // AF is the anti-forensic split of the volume key.
@@ -232,12 +235,17 @@ func (t top) typed() (Metadata, []error) {
 			AF       json.RawMessage `json:"af"`
 			Area     json.RawMessage `json:"area"`
 			KDF      json.RawMessage `json:"kdf"`
+
+			Mode      string `json:"mode"`
+			Direction string `json:"direction"`
 		}
 		read(fault.HeaderKeyslot, t.Keyslots[id], &parts, "keyslot %s", id)
-		k := Keyslot{Type: parts.Type, KeySize: parts.KeySize, Priority: parts.Priority}
-		read(fault.HeaderKeyslot, parts.AF, &k.AF, "keyslot %s: split", id)
+		k := Keyslot{Type: parts.Type, KeySize: parts.KeySize, Priority: parts.Priority, Mode: parts.Mode, Direction: parts.Direction}
 		read(fault.HeaderKeyslot, parts.Area, &k.Area, "keyslot %s: area", id)
-		read(fault.HeaderKDF, parts.KDF, &k.KDF, "keyslot %s: key derivation", id)
+		if k.Type != journalSlot || parts.AF != nil || parts.KDF != nil {
+			read(fault.HeaderKeyslot, parts.AF, &k.AF, "keyslot %s: split", id)
+			read(fault.HeaderKDF, parts.KDF, &k.KDF, "keyslot %s: key derivation", id)
+		}
 		m.Keyslots[id] = k
 	}
 	for _, id := range sorted(t.Digests) {

@@ -76,14 +76,30 @@ func (c *Copy) openable(slot string) (Keyslot, []byte, Digest, error) {
 	if err != nil {
 		f.add(fault.HeaderArea, "keyslot %s: %w", slot, err)
 	}
-	c.digests(&f, r)
+	d := c.digestOf(&f, r, slot)
 	if err := errors.Join(f...); err != nil {
 		return k, nil, Digest{}, err
 	}
-	var d Digest
-	for _, d = range c.meta.Digests { // exactly one, which covers every slot
-	}
 	return k, c.area[s.from:s.to], d, nil
+}
+
+// digestOf judges the digests and returns the slot's: the only one there is,
+// except between two volume keys.
+func (c *Copy) digestOf(f *findings, r Rules, slot string) Digest {
+	if !c.Renewing() {
+		c.digests(f, r)
+		for _, d := range c.meta.Digests {
+			return d
+		}
+	}
+	for _, id := range sorted(c.meta.Digests) {
+		if d := c.meta.Digests[id]; slices.Contains(d.Keyslots, slot) {
+			apply(f, digestRules(), d, r, "digest "+id)
+			return d
+		}
+	}
+	f.add(fault.HeaderDigest, "keyslot %s has no digest", slot)
+	return Digest{}
 }
 
 // derive makes an area's key; its cost was judged before.

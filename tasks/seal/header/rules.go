@@ -113,7 +113,9 @@ func keyslotRules() []rule[Keyslot] {
 		{fault.HeaderKeyslot, func(k Keyslot, _ Rules) string {
 			return broken(k.Area.Encryption != cipher, "its area has cipher %q", k.Area.Encryption)
 		}},
-		{fault.HeaderKeyslot, func(k Keyslot, _ Rules) string { return broken(k.Type != "luks2", "type %q", k.Type) }},
+		{fault.HeaderKeyslot, func(k Keyslot, _ Rules) string {
+			return broken(k.Type != "luks2" || k.Mode != "" || k.Direction != "", "type %q, mode %q, direction %q", k.Type, k.Mode, k.Direction)
+		}},
 		{fault.HeaderKeyslot, func(k Keyslot, _ Rules) string {
 			return broken(k.Area.Type != "raw", "its area has type %q", k.Area.Type)
 		}},
@@ -201,6 +203,10 @@ func keySizes(r Rules) []int {
 func (c *Copy) Check(r Rules) error {
 	f := slices.Clone(findings(c.findings))
 	m := c.meta
+	// First, because a re-encryption breaks other rules as well.
+	if required := requirements(c.meta.Config.Requirements); required != "" {
+		f.add(fault.HeaderRequirement, "config: requirements %s", required)
+	}
 	for _, id := range sorted(m.Segments) {
 		apply(&f, segmentRules(), m.Segments[id], r, "segment "+id)
 	}
@@ -290,9 +296,6 @@ func (c *Copy) config(f *findings, r Rules) {
 	}
 	if flags := c.meta.Config.Flags; len(flags) > 0 {
 		f.add(fault.HeaderRequirement, "config: flags %q", flags)
-	}
-	if required := requirements(c.meta.Config.Requirements); required != "" {
-		f.add(fault.HeaderRequirement, "config: requirements %s", required)
 	}
 }
 

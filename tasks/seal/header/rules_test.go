@@ -498,6 +498,13 @@ func use(t *testing.T, c *header.Copy) {
 		_, _ = c.MAC(make([]byte, 32), "cc-root", id)
 	}
 	_ = header.Store(nothing{}, c, c)
+	if n, err := c.CheckRenewal(rules()); err == nil {
+		_, _ = c.Renewed(n)
+	}
+	_, _ = c.Cleared()
+	if _, err := c.Earlier(); err != nil {
+		t.Fatalf("the earlier copy: %v", err)
+	}
 	for _, d := range c.Metadata().Digests {
 		if d.Iterations > 1000 {
 			return

@@ -1,10 +1,12 @@
 package tdx
 
 import (
-	"encoding/binary"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"strings"
+
+	"cc-base/tasks/boot/measured"
 )
 
 // Boot is what the guest boots: either a UKI, or a kernel with or without
@@ -16,9 +18,10 @@ type Boot struct {
 	Initrd      []byte // empty when there is none
 	CommandLine string // QEMU's -append; printable ASCII
 
-	// GPT is given when the firmware starts the UKI from a disk, nil when QEMU
-	// hands it over (-kernel).
-	GPT *GPT
+	// GPT is what firmware measures of the partition table (see
+	// [measured.PartitionTable]) when it starts the UKI from a disk, and nil when
+	// QEMU hands the UKI over (-kernel).
+	GPT []byte
 	// SecureBoot tells whether the firmware enforces it.
 	SecureBoot bool
 }
@@ -55,18 +58,17 @@ func RTMR1(b Boot) (Log, error) {
 	if b.UKI != nil {
 		program, name = b.UKI, "UKI"
 	}
-	d, err := Authenticode(program)
+	started, err := loaded(name, program)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
-	started := Event{Name: name, Digest: d}
 	calling := func() {
-		log.add([]byte("Calling EFI Application from Boot Option"), "calling EFI application")
+		log.add([]byte(measured.CallingApplication), "calling EFI application")
 		log.separator()
 	}
 	if b.GPT != nil {
 		calling()
-		log.add(b.GPT.event(), "partition table")
+		log.add(b.GPT, "partition table")
 		log = append(log, started)
 	} else {
 		log = append(log, started)
@@ -77,17 +79,26 @@ func RTMR1(b Boot) (Log, error) {
 		if err != nil {
 			return nil, err
 		}
-		inner, err := Authenticode(sections[".linux"])
+		inner, err := loaded("kernel in the UKI", sections[".linux"])
 		if err != nil {
-			return nil, fmt.Errorf("kernel in the UKI: %w", err)
+			return nil, err
 		}
 		if !b.SecureBoot {
-			log = append(log, Event{Name: "kernel in the UKI", Digest: inner})
+			log = append(log, inner)
 		}
 	}
-	log.add([]byte("Exit Boot Services Invocation"), "exit boot services")
-	log.add([]byte("Exit Boot Services Returned with Success"), "exit boot services succeeded")
+	log.add([]byte(measured.ExitingBootServices), "exit boot services")
+	log.add([]byte(measured.ExitedBootServices), "exit boot services succeeded")
 	return log, nil
+}
+
+// loaded is the event of a program that firmware loads.
+func loaded(name string, program []byte) (Event, error) {
+	p, err := measured.ReadProgram(program)
+	if err != nil {
+		return Event{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return Event{Name: name, Digest: Digest(p.Sum(sha512.New384()))}, nil
 }
 
 // RTMR2 returns what is measured of the system that boots (PCRs 8 to 15 of a
@@ -113,7 +124,7 @@ func RTMR2(b Boot) (Log, error) {
 	}
 	var log Log
 	if line != "" {
-		log.add(utf16NUL(line), "command line")
+		log.add(measured.LoadOptions(line), "command line")
 	}
 	if len(b.Initrd) > 0 {
 		log.add(b.Initrd, "initrd")
@@ -128,13 +139,4 @@ func ascii(line string) error {
 		return fmt.Errorf("the command line has something other than printable ASCII at byte %d", i)
 	}
 	return nil
-}
-
-// utf16NUL returns ASCII text in UTF-16, little-endian, with a final NUL.
-func utf16NUL(text string) []byte {
-	out := make([]byte, 0, 2*len(text)+2)
-	for i := range len(text) {
-		out = binary.LittleEndian.AppendUint16(out, uint16(text[i]))
-	}
-	return append(out, 0, 0)
 }

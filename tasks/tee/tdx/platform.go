@@ -1,12 +1,12 @@
 package tdx
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
 
+	"cc-base/tasks/boot/measured"
 	"cc-base/tasks/tee/ovmf"
 )
 
@@ -62,11 +62,11 @@ func RTMR0(p Platform) (Log, error) {
 	log.add(p.HandOff, "TD hand-off block")
 	log.add(p.ConfigVolume, "configuration volume")
 	log = append(log, p.AfterConfigVolume...)
-	log.add(variable(efiGlobal, "SecureBoot", p.SecureBoot.Mode), "variable SecureBoot")
-	log.add(variable(efiGlobal, "PK", p.SecureBoot.PK), "variable PK")
-	log.add(variable(efiGlobal, "KEK", p.SecureBoot.KEK), "variable KEK")
-	log.add(variable(imageSecurity, "db", p.SecureBoot.DB), "variable db")
-	log.add(variable(imageSecurity, "dbx", p.SecureBoot.DBX), "variable dbx")
+	log.add(measured.Variable(vendor(efiGlobal), "SecureBoot", p.SecureBoot.Mode), "variable SecureBoot")
+	log.add(measured.Variable(vendor(efiGlobal), "PK", p.SecureBoot.PK), "variable PK")
+	log.add(measured.Variable(vendor(efiGlobal), "KEK", p.SecureBoot.KEK), "variable KEK")
+	log.add(measured.Variable(vendor(imageSecurity), "db", p.SecureBoot.DB), "variable db")
+	log.add(measured.Variable(vendor(imageSecurity), "dbx", p.SecureBoot.DBX), "variable dbx")
 	log.separator()
 	log.add(p.ACPI.Loader, "ACPI table loader")
 	log.add(p.ACPI.RSDP, "ACPI RSDP")
@@ -81,18 +81,8 @@ func RTMR0(p Platform) (Log, error) {
 	return log, nil
 }
 
-// variable returns a UEFI_VARIABLE_DATA structure (TCG PC Client Platform
-// Firmware Profile 10.2.6): GUID, lengths of name in characters and data in
-// bytes, name in UTF-16 without NUL, data.
-func variable(vendor, name string, data []byte) []byte {
-	guid := ovmf.GUIDBytes(uuid.MustParse(vendor))
-	out := append([]byte(nil), guid[:]...)
-	out = binary.LittleEndian.AppendUint64(out, uint64(len(name)))
-	out = binary.LittleEndian.AppendUint64(out, uint64(len(data)))
-	wide := utf16NUL(name)
-	out = append(out, wide[:len(wide)-2]...)
-	return append(out, data...)
-}
+// vendor returns a GUID as EFI's structures hold it.
+func vendor(guid string) [16]byte { return ovmf.GUIDBytes(uuid.MustParse(guid)) }
 
 // ConfigVolume returns the part of the image that holds the variables.
 func ConfigVolume(image []byte) ([]byte, error) {

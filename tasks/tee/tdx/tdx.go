@@ -25,6 +25,8 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
+
+	"cc-base/tasks/boot/measured"
 )
 
 // Digest is a measurement, SHA-384.
@@ -73,9 +75,9 @@ func (l *Log) add(data []byte, format string, args ...any) {
 	*l = append(*l, Event{Name: fmt.Sprintf(format, args...), Digest: Hash(data)})
 }
 
-// separator is what firmware extends between its own events and those of the
-// system that it starts (TCG PC Client Platform Firmware Profile, EV_SEPARATOR).
-func (l *Log) separator() { l.add(make([]byte, 4), "separator") }
+// separator appends the event between the firmware's own and those of the
+// system that it starts.
+func (l *Log) separator() { l.add(measured.Separator(), "separator") }
 
 // efiGlobal and imageSecurity are the vendor GUIDs of the Secure Boot variables
 // (UEFI 2.10, 32.3 and 32.4.1).

@@ -15,26 +15,44 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/cavaliergopher/cpio"
-	"github.com/diskfs/go-diskfs/partition/gpt"
 	"github.com/foxboron/go-uefi/authenticode"
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/boot"
+	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/tee/ovmf"
 	"cc-base/tasks/tee/ovmf/ovmftest"
 	"cc-base/tasks/tee/tdx"
-	"cc-base/tasks/tee/tdx/tdxtest"
 )
+
+// kernel is a program without anything of interest in it.
+func kernel() []byte { return []byte(boottest.Kernel().Data) }
+
+// image is a unified kernel image with the sections that cc-base's have.
+func image(line string) []byte {
+	return boottest.PE(
+		boottest.Section{Name: ".text", Data: "stub"}, boottest.Section{Name: ".osrel", Data: "ID=debian\n"}, boottest.Section{Name: ".cmdline", Data: line},
+		boottest.Section{Name: ".initrd", Data: "initrd of odd lengt"}, boottest.Section{Name: ".uname", Data: "6.12.0"}, boottest.Kernel(),
+		boottest.Section{Name: ".sbat", Data: "sbat,1\n"},
+	)
+}
+
+// digest is what go-uefi says that firmware measures of a program.
+func digest(t *testing.T, program []byte) tdx.Digest {
+	t.Helper()
+	p, err := authenticode.Parse(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tdx.Digest(p.Hash(crypto.SHA384))
+}
 
 func names(log tdx.Log) string {
 	var out []string
@@ -143,7 +161,7 @@ func TestARegisterIsTheFoldOfItsLog(t *testing.T) {
 // same on every machine with those seen in event logs of TDX guests.
 func TestEventsAreThoseOfPublishedLogs(t *testing.T) {
 	t.Parallel()
-	rtmr1, err := tdx.RTMR1(tdx.Boot{Kernel: tdxtest.Kernel()})
+	rtmr1, err := tdx.RTMR1(tdx.Boot{Kernel: kernel()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,14 +237,14 @@ func TestRTMR0HasItsEventsInOrder(t *testing.T) {
 
 func TestRTMR1HasItsEventsInOrder(t *testing.T) {
 	t.Parallel()
-	uki := tdxtest.UKI("quiet")
-	table := partitions(t)
+	uki := image("quiet")
+	table := []byte("header, count and entries")
 	for _, tt := range []struct {
 		name string
 		boot tdx.Boot
 		want string
 	}{
-		{"kernel", tdx.Boot{Kernel: tdxtest.Kernel()}, "kernel; calling EFI application; separator; exit boot services; exit boot services succeeded"},
+		{"kernel", tdx.Boot{Kernel: kernel()}, "kernel; calling EFI application; separator; exit boot services; exit boot services succeeded"},
 		{"UKI", tdx.Boot{UKI: uki}, "UKI; calling EFI application; separator; kernel in the UKI; exit boot services; exit boot services succeeded"},
 		{"UKI, Secure Boot", tdx.Boot{UKI: uki, SecureBoot: true}, "UKI; calling EFI application; separator; exit boot services; exit boot services succeeded"},
 		{"disk", tdx.Boot{UKI: uki, GPT: table}, "calling EFI application; separator; partition table; UKI; kernel in the UKI; exit boot services; exit boot services succeeded"},
@@ -241,13 +259,14 @@ func TestRTMR1HasItsEventsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole, err := tdx.Authenticode(uki)
-	if err != nil || event(t, log, "UKI") != whole {
-		t.Errorf("the UKI's event is not its own: %v", err)
+	if event(t, log, "UKI") != digest(t, uki) {
+		t.Error("the UKI's event is not its own")
 	}
-	inner, err := tdx.Authenticode(tdxtest.Kernel())
-	if err != nil || event(t, log, "kernel in the UKI") != inner {
-		t.Errorf("the inner kernel's event is not its own: %v", err)
+	if event(t, log, "kernel in the UKI") != digest(t, kernel()) {
+		t.Error("the inner kernel's event is not its own")
+	}
+	if log, err = tdx.RTMR1(tdx.Boot{UKI: uki, GPT: table}); err != nil || event(t, log, "partition table") != sha512.Sum384(table) {
+		t.Errorf("the partition table is not measured as it was given: %v", err)
 	}
 }
 
@@ -260,7 +279,7 @@ func TestRTMR2OfAPlainKernel(t *testing.T) {
 		}
 		return sha512.Sum384(append(b, 0, 0))
 	}
-	kernel := tdxtest.Kernel()
+	kernel := kernel()
 	for _, tt := range []struct {
 		name string
 		boot tdx.Boot
@@ -282,7 +301,7 @@ func TestRTMR2OfAUKI(t *testing.T) {
 	t.Parallel()
 	// What the stub makes of it has neither white space at the ends nor
 	// control characters.
-	uki := tdxtest.UKI("\t root=x\nquiet \x00rest")
+	uki := image("\t root=x\nquiet \x00rest")
 	log, err := tdx.RTMR2(tdx.Boot{UKI: uki})
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +313,7 @@ func TestRTMR2OfAUKI(t *testing.T) {
 	if got, want := names(log), strings.Join(append(want, "command line", "initrd"), "; "); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
-	plain, err := tdx.RTMR2(tdx.Boot{Kernel: tdxtest.Kernel(), CommandLine: "root=x quiet"})
+	plain, err := tdx.RTMR2(tdx.Boot{Kernel: kernel(), CommandLine: "root=x quiet"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +327,7 @@ func TestRTMR2OfAUKI(t *testing.T) {
 		t.Error("the name is not measured with its NUL")
 	}
 
-	only := tdxtest.Program("", tdxtest.Section{Name: ".linux", Data: string(tdxtest.Kernel())}, tdxtest.Section{Name: ".initrd", Data: "odd"})
+	only := boottest.PE(boottest.Kernel(), boottest.Section{Name: ".initrd", Data: "odd"})
 	if log, err = tdx.RTMR2(tdx.Boot{UKI: only}); err != nil || event(t, log, "initrd") != sha512.Sum384([]byte("odd")) {
 		t.Errorf("a single initrd is padded: %v", err)
 	}
@@ -321,12 +340,12 @@ func TestRTMR2OfAUKI(t *testing.T) {
 // package boot knows the same order from the same header.
 func TestTheSectionsAreThoseOfPCR11(t *testing.T) {
 	t.Parallel()
-	var all []tdxtest.Section
+	var all []boottest.Section
 	for _, name := range []string{".hwids", ".dtbauto", ".profile", ".pcrpkey", ".pcrsig", ".sbat", ".uname", ".dtb", ".splash", ".ucode", ".initrd", ".cmdline", ".osrel"} {
-		all = append(all, tdxtest.Section{Name: name, Data: "content of " + name})
+		all = append(all, boottest.Section{Name: name, Data: "content of " + name})
 	}
-	all = append(all, tdxtest.Section{Name: ".linux", Data: string(tdxtest.Kernel())})
-	uki := tdxtest.Program("", all...)
+	all = append(all, boottest.Kernel())
+	uki := boottest.PE(all...)
 	want, err := boot.PCR11(uki)
 	if err != nil {
 		t.Fatal(err)
@@ -356,13 +375,13 @@ func TestTheSectionsAreThoseOfPCR11(t *testing.T) {
 
 func TestWhatCannotBePredictedIsRefused(t *testing.T) {
 	t.Parallel()
-	uki, kernel := tdxtest.UKI("quiet"), tdxtest.Kernel()
+	uki, kernel := image("quiet"), kernel()
 	for name, b := range map[string]tdx.Boot{
 		"nothing":                  {},
 		"two things":               {UKI: uki, Kernel: kernel},
 		"a UKI with an initrd":     {UKI: uki, Initrd: []byte("i")},
 		"a UKI with a line":        {UKI: uki, CommandLine: "quiet"},
-		"a kernel on a disk":       {Kernel: kernel, GPT: partitions(t)},
+		"a kernel on a disk":       {Kernel: kernel, GPT: []byte("table")},
 		"a line with a newline":    {Kernel: kernel, CommandLine: "a\nb"},
 		"a line that is not ASCII": {Kernel: kernel, CommandLine: "ä"},
 	} {
@@ -376,55 +395,11 @@ func TestWhatCannotBePredictedIsRefused(t *testing.T) {
 	if _, err := tdx.RTMR2(tdx.Boot{UKI: kernel}); err == nil {
 		t.Error("a kernel was taken for a UKI")
 	}
-	if _, err := tdx.RTMR2(tdx.Boot{UKI: tdxtest.UKI("ä")}); err == nil {
+	if _, err := tdx.RTMR2(tdx.Boot{UKI: image("ä")}); err == nil {
 		t.Error("a UKI's line that is not ASCII was accepted")
 	}
 	if _, err := tdx.RTMR1(tdx.Boot{Kernel: []byte("text")}); err == nil {
 		t.Error("a text was taken for a kernel")
-	}
-}
-
-// TestAuthenticodeIsGoUEFIs compares with the library that signs cc-base's
-// UKIs, on made-up programs and on the tools tree's.
-func TestAuthenticodeIsGoUEFIs(t *testing.T) {
-	t.Parallel()
-	files := map[string][]byte{
-		"made up": tdxtest.UKI("quiet"),
-		"signed":  tdxtest.Program("certificates, 24 bytes..", tdxtest.Section{Name: ".text", Data: "code"}),
-	}
-	tree, _ := lab.Tools(t)
-	for _, path := range []string{"usr/lib/systemd/boot/efi/linuxx64.efi.stub", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"} {
-		data, err := os.ReadFile(filepath.Join(tree.Dir, path))
-		if errors.Is(err, os.ErrNotExist) {
-			t.Logf("not compared, the tools tree has no %s", path)
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[path] = data
-	}
-	for name, data := range files {
-		p, err := authenticode.Parse(bytes.NewReader(data))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		got, err := tdx.Authenticode(data)
-		if err != nil || !bytes.Equal(got[:], p.Hash(crypto.SHA384)) {
-			t.Errorf("%s: %s, %v, want %x", name, got, err, p.Hash(crypto.SHA384))
-		}
-	}
-	bare, err := tdx.Authenticode(tdxtest.Program("", tdxtest.Section{Name: ".text", Data: "code"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := tdx.Authenticode(files["signed"])
-	if err != nil || bare != signed {
-		t.Errorf("a signature changes the digest: %v", err)
-	}
-	odd := append(tdxtest.Kernel(), 'x')
-	if d, err := tdx.Authenticode(odd); err != nil || d == bare {
-		t.Errorf("a byte behind the sections is not measured: %v", err)
 	}
 }
 
@@ -462,90 +437,11 @@ func TestAUKIOfUkifyIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if inner, err := tdx.Authenticode(data); err != nil || event(t, log, "kernel in the UKI") != inner {
-		t.Errorf("the kernel in the UKI is not the one put in: %v", err)
+	if event(t, log, "kernel in the UKI") != digest(t, data) {
+		t.Error("the kernel in the UKI is not the one put in")
 	}
 	if log, err = tdx.RTMR2(tdx.Boot{UKI: uki}); err != nil || !strings.HasSuffix(names(log), "command line; initrd") {
 		t.Errorf("RTMR 2: %s, %v", names(log), err)
-	}
-}
-
-// diskBytes returns the first sectors of a disk with two partitions.
-func diskBytes(t testing.TB) []byte {
-	t.Helper()
-	const size = 8 << 20
-	table := &gpt.Table{
-		LogicalSectorSize: 512, PhysicalSectorSize: 512, ProtectiveMBR: true, GUID: "5ca3360b-5de6-4fcf-b4ce-419cee433b51",
-		Partitions: []*gpt.Partition{
-			{Index: 1, Start: 2048, End: 4095, Type: gpt.EFISystemPartition, GUID: "5ca3360b-5de6-4fcf-b4ce-419cee433b52", Name: "cc-esp"},
-			{Index: 3, Start: 4096, End: 8191, Type: gpt.LinuxFilesystem, GUID: "5ca3360b-5de6-4fcf-b4ce-419cee433b53", Name: "cc-root"},
-		},
-	}
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
-	if err := table.Write(f, size); err != nil {
-		t.Fatal(err)
-	}
-	out := make([]byte, 34*512)
-	if _, err := f.ReadAt(out, 0); err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func partitions(t *testing.T) *tdx.GPT {
-	t.Helper()
-	g, err := tdx.ParseGPT(diskBytes(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func TestThePartitionTablesEvent(t *testing.T) {
-	t.Parallel()
-	disk := diskBytes(t)
-	used := 0
-	want := slices.Clone(disk[512 : 512+92])
-	var entries []byte
-	for e := disk[1024 : 1024+128*128]; len(e) > 0; e = e[128:] {
-		if !bytes.Equal(e[:16], make([]byte, 16)) {
-			entries = append(entries, e[:128]...)
-			used++
-		}
-	}
-	if used != 2 {
-		t.Fatalf("the disk has %d partitions", used)
-	}
-	want = append(binary.LittleEndian.AppendUint64(want, 2), entries...)
-	for name, data := range map[string][]byte{"disk": disk, "without its first sector": disk[512:], "longer": append(slices.Clone(disk), make([]byte, 5000)...)} {
-		g, err := tdx.ParseGPT(data)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		log, err := tdx.RTMR1(tdx.Boot{UKI: tdxtest.UKI("quiet"), GPT: g})
-		if err != nil || event(t, log, "partition table") != sha512.Sum384(want) {
-			t.Errorf("%s: not header, count and entries: %v", name, err)
-		}
-	}
-	for name, change := range map[string]func([]byte) []byte{
-		"nothing":         func([]byte) []byte { return nil },
-		"cut off":         func(b []byte) []byte { return b[:33*512] },
-		"the header only": func(b []byte) []byte { return b[:1024] },
-		"header changed":  func(b []byte) []byte { b[512+56] ^= 1; return b },
-		"entry changed":   func(b []byte) []byte { b[1024+60] ^= 1; return b },
-		"no magic":        func(b []byte) []byte { b[512] = 0; return b },
-	} {
-		if _, err := tdx.ParseGPT(change(slices.Clone(disk))); err == nil {
-			t.Errorf("%s: was accepted", name)
-		}
 	}
 }
 
@@ -626,44 +522,10 @@ func TestTheConfigurationVolumeIsTheVariables(t *testing.T) {
 	}
 }
 
-// TestTheStubsArchivesAreReadable unpacks what RTMR 2's initrd is made of.
-func TestTheStubsArchivesAreReadable(t *testing.T) {
-	t.Parallel()
-	archive := tdx.StubArchive("os-release", []byte("ID=debian\n"))
-	r := cpio.NewReader(bytes.NewReader(archive))
-	dir, err := r.Next()
-	if err != nil || dir.Name != ".extra" || dir.Mode != cpio.TypeDir|0o555 {
-		t.Fatalf("folder: %+v, %v", dir, err)
-	}
-	file, err := r.Next()
-	if err != nil || file.Name != ".extra/os-release" || file.Mode != cpio.TypeReg|0o444 || file.ModTime.Unix() != 0 || file.Inode != 2 {
-		t.Fatalf("file: %+v, %v", file, err)
-	}
-	if data, err := io.ReadAll(r); err != nil || string(data) != "ID=debian\n" {
-		t.Errorf("content: %q, %v", data, err)
-	}
-	if _, err := r.Next(); !errors.Is(err, io.EOF) {
-		t.Errorf("after it: %v", err)
-	}
-	if len(archive)%4 != 0 || !bytes.Contains(archive, []byte("0000000B00000000TRAILER!!!\x00")) {
-		t.Error("the trailer is not the stub's")
-	}
-}
-
-func FuzzAuthenticode(f *testing.F) {
-	f.Add(tdxtest.UKI("quiet"))
-	f.Add(tdxtest.Program("certificates", tdxtest.Section{Name: ".text", Data: "code"}))
+func FuzzRTMR2(f *testing.F) {
+	f.Add(image("quiet"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, _ = tdx.Authenticode(data)
+		_, _ = tdx.RTMR1(tdx.Boot{UKI: data})
 		_, _ = tdx.RTMR2(tdx.Boot{UKI: data})
-	})
-}
-
-func FuzzParseGPT(f *testing.F) {
-	f.Add(diskBytes(f))
-	f.Add(diskBytes(f)[512:])
-	f.Fuzz(func(t *testing.T, data []byte) {
-		// Checksums would keep a fuzzer out of what lies behind them.
-		_, _ = tdx.ParseGPT(tdx.FixGPT(data))
 	})
 }

@@ -2,7 +2,6 @@ package pcr
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"debug/pe"
@@ -10,78 +9,21 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/foxboron/go-uefi/authenticode"
+
+	"cc-base/tasks/boot/measured"
 )
 
-// Offsets in a PE32+ file, from its PE header (Microsoft PE format).
-const (
-	optionalHeader  = 4 + 20
-	checksumField   = optionalHeader + 64
-	certificateDir  = optionalHeader + 112 + 4*8 // entry of the data directory
-	certificateSlot = 8
-)
-
-// Authenticode returns the digests by which firmware knows a 64-bit PE image:
-// of the whole file less its checksum, its signatures and the place that names
-// them (Windows Authenticode Portable Executable Signature Format, "Calculating
-// the PE Image Hash"; edk2 DxeTpm2MeasureBootLib).
-func Authenticode(image []byte) (Digests, error) {
-	f, err := pe.NewFile(bytes.NewReader(image))
+// program returns the digests by which firmware knows a program.
+func program(file []byte) (Digests, error) {
+	p, err := measured.ReadProgram(file)
 	if err != nil {
-		return nil, fmt.Errorf("not a PE file: %w", err)
+		return nil, err
 	}
-	header, ok := f.OptionalHeader.(*pe.OptionalHeader64)
-	if !ok {
-		return nil, errors.New("not a 64-bit PE image")
-	}
-	if len(image) < 64 || !bytes.HasPrefix(image, []byte("MZ")) {
-		return nil, errors.New("no DOS header")
-	}
-	start := uint64(binary.LittleEndian.Uint32(image[60:]))
-	headers := uint64(header.SizeOfHeaders)
-	if header.NumberOfRvaAndSizes <= 4 || start+certificateDir+certificateSlot > headers || headers > uint64(len(image)) {
-		return nil, errors.New("the PE headers are outside the file")
-	}
-	parts := [][]byte{
-		image[:start+checksumField],
-		image[start+checksumField+4 : start+certificateDir],
-		image[start+certificateDir+certificateSlot : headers],
-	}
-	// Firmware hashes section by section. In an image without gaps and
-	// overlaps that is the file itself; others are not made here.
-	end, sections := headers, slices.Clone(f.Sections)
-	slices.SortStableFunc(sections, func(a, b *pe.Section) int { return cmp.Compare(a.Offset, b.Offset) })
-	for _, s := range sections {
-		if s.Size == 0 {
-			continue
-		}
-		if uint64(s.Offset) != end {
-			return nil, fmt.Errorf("section %s begins at %d, not at %d", s.Name, s.Offset, end)
-		}
-		next := end + uint64(s.Size)
-		if next > uint64(len(image)) {
-			return nil, fmt.Errorf("section %s ends outside the file", s.Name)
-		}
-		parts = append(parts, image[end:next])
-		end = next
-	}
-	signatures := uint64(header.DataDirectory[4].Size)
-	if signatures > uint64(len(image))-end {
-		return nil, errors.New("the signatures are outside the file")
-	}
-	if place := uint64(header.DataDirectory[4].VirtualAddress); signatures > 0 && place+signatures != uint64(len(image)) {
-		return nil, errors.New("the signatures are not at the end of the file")
-	}
-	parts = append(parts, image[end:uint64(len(image))-signatures])
 	d := Digests{}
 	for _, bank := range Banks() {
-		h := bank.New()
-		for _, p := range parts {
-			h.Write(p)
-		}
-		d[bank] = h.Sum(nil)
+		d[bank] = p.Sum(bank.New())
 	}
 	return d, nil
 }
@@ -119,7 +61,7 @@ func signatures(image []byte) ([]byte, error) {
 	if !ok || header.DataDirectory[4].Size == 0 {
 		return nil, nil
 	}
-	// Authenticode has found the place to be within the file.
+	// ReadProgram has found the place to be within the file.
 	table := image[header.DataDirectory[4].VirtualAddress:]
 	const headerSize, pkcsSignedData = 8, 2
 	if len(table) < headerSize {

@@ -3,7 +3,6 @@ package pcr_test
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/crc32"
 	"slices"
 	"strings"
 	"testing"
@@ -76,79 +75,6 @@ func FuzzParse(f *testing.F) {
 		}
 		pcr.Diff(predicted, log, pcr.SHA256)
 		_, _ = log.Replay(pcr.SHA384)
-	})
-}
-
-// gpt returns a disk's beginning whose table is changed by f, with right
-// checksums unless f is to break them.
-func gpt(t testing.TB, checksums bool, f func(header, entries []byte)) []byte {
-	b := bytes.Clone(unpack(t, "plain.gpt.gz"))
-	header, entries := b[512:512+92], b[1024:]
-	f(header, entries)
-	if checksums {
-		le := binary.LittleEndian
-		le.PutUint32(header[88:], crc32.ChecksumIEEE(entries))
-		le.PutUint32(header[16:], 0)
-		le.PutUint32(header[16:], crc32.ChecksumIEEE(header))
-	}
-	return b
-}
-
-func brokenDisks(t testing.TB) map[string][]byte {
-	le := binary.LittleEndian
-	return map[string][]byte{
-		"empty":              nil,
-		"qcow2":              append([]byte("QFI\xfb"), make([]byte, 2000)...),
-		"cut in the header":  unpack(t, "plain.gpt.gz")[:560],
-		"cut in the entries": unpack(t, "plain.gpt.gz")[:4000],
-		"changed header":     gpt(t, false, func(h, _ []byte) { h[60]++ }),
-		"changed entry":      gpt(t, false, func(_, e []byte) { e[130]++ }),
-		"long header":        gpt(t, true, func(h, _ []byte) { le.PutUint32(h[12:], 512) }),
-		"entries of 256":     gpt(t, true, func(h, _ []byte) { le.PutUint32(h[84:], 256) }),
-		"no entries":         gpt(t, true, func(h, _ []byte) { le.PutUint32(h[80:], 0) }),
-		"4 G entries":        gpt(t, true, func(h, _ []byte) { le.PutUint32(h[80:], 1<<32-1) }),
-		"entries far away":   gpt(t, true, func(h, _ []byte) { le.PutUint64(h[72:], 1<<60) }),
-	}
-}
-
-func TestABrokenPartitionTableIsRefused(t *testing.T) {
-	t.Parallel()
-	for name, disk := range brokenDisks(t) {
-		if _, err := pcr.ReadGPT(bytes.NewReader(disk)); err == nil {
-			t.Errorf("%s: no error", name)
-		} else {
-			faulttest.Want(t, err, fault.DiskImage, "partition table")
-		}
-	}
-}
-
-func TestOnlyEntriesInUseAreMeasured(t *testing.T) {
-	t.Parallel()
-	all, err := pcr.ReadGPT(bytes.NewReader(unpack(t, "plain.gpt.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fewer, err := pcr.ReadGPT(bytes.NewReader(gpt(t, true, func(_, e []byte) { clear(e[128:144]) })))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) != 92+8+5*128 || len(fewer) != len(all)-128 || fewer[92] != 4 {
-		t.Errorf("%d bytes, and %d with an entry less", len(all), len(fewer))
-	}
-	if !bytes.Equal(fewer[92+8+128:], all[92+8+2*128:]) {
-		t.Error("the entries behind it are other ones")
-	}
-}
-
-func FuzzReadGPT(f *testing.F) {
-	f.Add(unpack(f, "plain.gpt.gz"))
-	for _, disk := range brokenDisks(f) {
-		f.Add(disk)
-	}
-	f.Fuzz(func(t *testing.T, disk []byte) {
-		if data, err := pcr.ReadGPT(bytes.NewReader(disk)); err == nil && (len(data)-100)%128 != 0 {
-			t.Errorf("%d bytes", len(data))
-		}
 	})
 }
 

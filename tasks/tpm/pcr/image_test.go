@@ -2,38 +2,34 @@ package pcr_test
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"debug/pe"
 	"encoding/binary"
-	"io"
 	"math/big"
 	"testing"
 	"time"
 
-	"github.com/cavaliergopher/cpio"
-	"github.com/foxboron/go-uefi/authenticode"
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/tasks/boot"
+	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/fault/faulttest"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/tpm/pcr"
-	"cc-base/tasks/tpm/pcr/pcrtest"
 )
 
-type section = pcrtest.Section
+type section = boottest.Section
 
 // every has one of each section that systemd-stub knows.
 func every() []section {
 	return []section{
 		{Name: ".text", Data: "\x90\x90\x90"}, {Name: ".hwids", Data: "hardware"}, {Name: ".dtbauto", Data: "tree, chosen"}, {Name: ".profile", Data: "ID=main\n"}, {Name: ".pcrpkey", Data: "a public key"},
 		{Name: ".pcrsig", Data: "a signature"}, {Name: ".sbat", Data: "sbat,1\n"}, {Name: ".uname", Data: "6.12.0"}, {Name: ".dtb", Data: "tree"}, {Name: ".splash", Data: "a picture"},
-		{Name: ".ucode", Data: "microcode"}, {Name: ".initrd", Data: "initrd"}, {Name: ".cmdline", Data: "ro quiet"}, {Name: ".osrel", Data: "ID=debian\n"}, pcrtest.Kernel(),
+		{Name: ".ucode", Data: "microcode"}, {Name: ".initrd", Data: "initrd"}, {Name: ".cmdline", Data: "ro quiet"}, {Name: ".osrel", Data: "ID=debian\n"}, boottest.Kernel(),
 	}
 }
 
@@ -65,8 +61,8 @@ func comparePCR11(t *testing.T, uki []byte) {
 
 func TestPCR11IsThatOfBoot(t *testing.T) {
 	t.Parallel()
-	comparePCR11(t, pcrtest.PE(every()...))
-	comparePCR11(t, pcrtest.PE(pcrtest.Kernel(), section{Name: ".cmdline", Data: "ro"}))
+	comparePCR11(t, boottest.PE(every()...))
+	comparePCR11(t, boottest.PE(boottest.Kernel(), section{Name: ".cmdline", Data: "ro"}))
 }
 
 func TestTheBuiltImageIsPredicted(t *testing.T) {
@@ -91,27 +87,11 @@ func TestTheBuiltImageIsPredicted(t *testing.T) {
 	}
 }
 
-func TestTheAuthenticodeDigestIsGoUEFIs(t *testing.T) {
+func TestASignatureChangesNothingButTheSigner(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	unsigned := pcrtest.PE(every()...)
+	unsigned := boottest.PE(every()...)
 	signed := sign(t, unsigned, key)
-	trailing := append(pcrtest.PE(every()...), "something behind"...)
-	for name, file := range map[string][]byte{"unsigned": unsigned, "signed": signed, "data behind": trailing} {
-		got, err := pcr.Authenticode(file)
-		if err != nil {
-			t.Fatal(name, err)
-		}
-		p, err := authenticode.Parse(bytes.NewReader(file))
-		if err != nil {
-			t.Fatal(name, err)
-		}
-		for bank, h := range map[pcr.Bank]crypto.Hash{pcr.SHA256: crypto.SHA256, pcr.SHA384: crypto.SHA384} {
-			if want := p.Hash(h); !bytes.Equal(got[bank], want) {
-				t.Errorf("%s, %s: %s, go-uefi says %x", name, bank, got[bank], want)
-			}
-		}
-	}
 	a, b := read(t, unsigned), read(t, signed)
 	if a.Signer != nil || !bytes.Equal(b.Signer, key.Cert.Raw) {
 		t.Error("the signer is not found")
@@ -140,47 +120,23 @@ func sign(t testing.TB, file []byte, key boot.Key) []byte {
 	return signed
 }
 
-func TestTheStubsArchivesAreWellFormed(t *testing.T) {
-	t.Parallel()
-	for name, want := range map[string][]byte{"tpm2-pcr-public-key.pem": []byte("a key"), "os-release": nil, "profile": []byte("1234")} {
-		r := cpio.NewReader(bytes.NewReader(pcr.Extra(name, want)))
-		for i, expected := range []struct {
-			name string
-			mode cpio.FileMode
-			data []byte
-		}{{".extra", cpio.TypeDir | 0o555, nil}, {".extra/" + name, cpio.TypeReg | 0o444, want}} {
-			h, err := r.Next()
-			if err != nil {
-				t.Fatal(name, err)
-			}
-			data, err := io.ReadAll(r)
-			if err != nil || h.Name != expected.name || h.Mode != expected.mode || h.Inode != int64(i+1) || !bytes.Equal(data, expected.data) {
-				t.Errorf("%s: %+v %q %v", name, h, data, err)
-			}
-		}
-		if _, err := r.Next(); err != io.EOF {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 // What the kernel gets as initrd depends on sections that are not .initrd.
 func TestSectionsThatTheStubPassesOnAreInTheInitrd(t *testing.T) {
 	t.Parallel()
-	base := []section{pcrtest.Kernel(), {Name: ".cmdline", Data: "ro"}, {Name: ".initrd", Data: "initrd"}}
+	base := []section{boottest.Kernel(), {Name: ".cmdline", Data: "ro"}, {Name: ".initrd", Data: "initrd"}}
 	seen := map[string]string{}
 	for _, more := range []section{{Name: ".uname", Data: "x"}, {Name: ".osrel", Data: "x"}, {Name: ".pcrsig", Data: "x"}, {Name: ".pcrpkey", Data: "x"}, {Name: ".profile", Data: "x"}, {Name: ".ucode", Data: "x"}} {
-		m := read(t, pcrtest.PE(append(base[:3:3], more)...))
+		m := read(t, boottest.PE(append(base[:3:3], more)...))
 		d := m.Initrd[pcr.SHA256].String()
 		if other, twice := seen[d]; twice {
 			t.Errorf("%s and %s give the same initrd", more.Name, other)
 		}
 		seen[d] = more.Name
 	}
-	if alone := read(t, pcrtest.PE(base...)).Initrd[pcr.SHA256].String(); seen[alone] != ".uname" {
+	if alone := read(t, boottest.PE(base...)).Initrd[pcr.SHA256].String(); seen[alone] != ".uname" {
 		t.Errorf("a section that is not passed on changes the initrd: %v", seen)
 	}
-	if m := read(t, pcrtest.PE(base[:2]...)); m.Initrd != nil || len(predict(t, pcr.Boot{Image: m}).Of(9)) != 1 {
+	if m := read(t, boottest.PE(base[:2]...)); m.Initrd != nil || len(predict(t, pcr.Boot{Image: m}).Of(9)) != 1 {
 		t.Error("an image without an initrd has one measured")
 	}
 }
@@ -188,7 +144,7 @@ func TestSectionsThatTheStubPassesOnAreInTheInitrd(t *testing.T) {
 func brokenImages(t testing.TB) map[string][]byte {
 	le := binary.LittleEndian
 	key := newKey(t)
-	signed := sign(t, pcrtest.PE(every()...), key)
+	signed := sign(t, boottest.PE(every()...), key)
 	change := func(f func(b []byte)) []byte {
 		b := bytes.Clone(signed)
 		f(b)
@@ -200,15 +156,15 @@ func brokenImages(t testing.TB) map[string][]byte {
 		t.Fatal(err)
 	}
 	table := f.OptionalHeader.(*pe.OptionalHeader64).DataDirectory[4].VirtualAddress
-	other := sign(t, pcrtest.PE(append(every(), section{Name: ".other", Data: "x"})...), key)
+	other := sign(t, boottest.PE(append(every(), section{Name: ".other", Data: "x"})...), key)
 	return map[string][]byte{
 		"empty":                     nil,
-		"no kernel":                 pcrtest.PE(section{Name: ".cmdline", Data: "ro"}),
-		"a kernel that is no PE":    pcrtest.PE(section{Name: ".cmdline", Data: "ro"}, section{Name: ".linux", Data: "kernel"}),
-		"no command line":           pcrtest.PE(pcrtest.Kernel()),
-		"a line with an end":        pcrtest.PE(pcrtest.Kernel(), section{Name: ".cmdline", Data: "ro\n"}),
-		"a line with a tab":         pcrtest.PE(pcrtest.Kernel(), section{Name: ".cmdline", Data: "ro\tquiet"}),
-		"a line that is no text":    pcrtest.PE(pcrtest.Kernel(), section{Name: ".cmdline", Data: "ro \xff"}),
+		"no kernel":                 boottest.PE(section{Name: ".cmdline", Data: "ro"}),
+		"a kernel that is no PE":    boottest.PE(section{Name: ".cmdline", Data: "ro"}, section{Name: ".linux", Data: "kernel"}),
+		"no command line":           boottest.PE(boottest.Kernel()),
+		"a line with an end":        boottest.PE(boottest.Kernel(), section{Name: ".cmdline", Data: "ro\n"}),
+		"a line with a tab":         boottest.PE(boottest.Kernel(), section{Name: ".cmdline", Data: "ro\tquiet"}),
+		"a line that is no text":    boottest.PE(boottest.Kernel(), section{Name: ".cmdline", Data: "ro \xff"}),
 		"signed, then changed":      change(func(b []byte) { b[len(b)/2]++ }),
 		"signature beyond the end":  change(func(b []byte) { le.PutUint32(b[opt+112+36:], 1<<31) }),
 		"signature not at the end":  change(func(b []byte) { le.PutUint32(b[opt+112+32:], table-8) }),
@@ -236,7 +192,7 @@ func TestAnImageThatCannotBeMeasuredIsRefused(t *testing.T) {
 }
 
 func FuzzReadUKI(f *testing.F) {
-	f.Add(pcrtest.PE(every()...))
+	f.Add(boottest.PE(every()...))
 	for _, b := range brokenImages(f) {
 		f.Add(b)
 	}
@@ -278,8 +234,8 @@ func TestAnImageThatTheFirmwareWouldRefuseHasNoPrediction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unsigned := read(t, pcrtest.PE(every()...))
-	signed := read(t, sign(t, pcrtest.PE(every()...), ours))
+	unsigned := read(t, boottest.PE(every()...))
+	signed := read(t, sign(t, boottest.PE(every()...), ours))
 	on := pcr.Enrolled(ours.Cert, owner)
 	with := func(f func(s *pcr.SecureBoot)) pcr.SecureBoot {
 		s := on
@@ -323,7 +279,7 @@ func TestAnImageThatTheFirmwareWouldRefuseHasNoPrediction(t *testing.T) {
 func TestAnIssuerInDBAccepts(t *testing.T) {
 	t.Parallel()
 	ca, leaf := newKey(t), newKey(t)
-	signed := read(t, sign(t, pcrtest.PE(every()...), leaf))
+	signed := read(t, sign(t, boottest.PE(every()...), leaf))
 	signed.Signer = issued(t, ca, leaf, "leaf").Raw
 	root := issued(t, ca, ca, "ca")
 	g, err := pcr.ParseGUID(owner)

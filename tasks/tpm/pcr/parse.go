@@ -161,7 +161,8 @@ func describe(kind EventType, data []byte) string {
 			return fmt.Sprintf("EFI program of %d bytes", size)
 		}
 	case GPT:
-		if len(data) >= gptHeaderSize {
+		const header = 92 // UEFI 2.10, section 5.3.2
+		if len(data) >= header {
 			return "partition table of disk " + GUID(data[56:72]).String()
 		}
 	}

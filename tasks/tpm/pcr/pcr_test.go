@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-eventlog/register"
 	"github.com/google/go-eventlog/tcg"
 
+	"cc-base/tasks/boot/measured"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/tpm/pcr"
 )
@@ -45,7 +46,7 @@ func load(t testing.TB, name string) recorded {
 	if r.boot.SecureBoot, err = pcr.ReadVars(unpack(t, name+".vars.gz")); err != nil {
 		t.Fatal(err)
 	}
-	if r.boot.GPT, err = pcr.ReadGPT(bytes.NewReader(unpack(t, name+".gpt.gz"))); err != nil {
+	if r.boot.GPT, err = measured.PartitionTable(bytes.NewReader(unpack(t, name+".gpt.gz"))); err != nil {
 		t.Fatal(err)
 	}
 	r.raw = unpack(t, name+".log.gz")

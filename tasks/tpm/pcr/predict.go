@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cc-base/tasks/boot/measured"
 	"cc-base/tasks/fault"
 )
 
@@ -12,8 +13,8 @@ type Boot struct {
 	Image      Image
 	SecureBoot SecureBoot
 
-	// GPT is the disk's partition table as ReadGPT returns it. Without it
-	// PCR 5 is not predicted.
+	// GPT is the disk's partition table as [measured.PartitionTable] returns it.
+	// Without it PCR 5 is not predicted.
 	GPT []byte
 
 	// Phases are the boot phases that have passed, such as "enter-initrd"
@@ -45,10 +46,9 @@ func (p *predictor) add(pcr int, kind EventType, what string, digests Digests) {
 	p.log.Events = append(p.log.Events, Event{PCR: pcr, Type: kind, What: what, Digests: digests})
 }
 
-// separate adds the mark that ends the firmware's own measurements of a PCR:
-// four zero bytes.
+// separate adds the mark that ends the firmware's own measurements of a PCR.
 func (p *predictor) separate(pcr int) {
-	p.add(pcr, Separator, "end of the firmware's own measurements", sum(make([]byte, 4)))
+	p.add(pcr, Separator, "end of the firmware's own measurements", sum(measured.Separator()))
 }
 
 // action adds a measured string.
@@ -57,7 +57,7 @@ func (p *predictor) action(pcr int, text string) { p.add(pcr, Action, text, sum(
 // bootManager is what OVMF measures from the choice of a boot entry to the
 // start of the UKI.
 func (p *predictor) bootManager(b Boot) {
-	p.action(4, "Calling EFI Application from Boot Option")
+	p.action(4, measured.CallingApplication)
 	p.separate(4)
 	if b.GPT != nil {
 		p.separate(5)
@@ -91,7 +91,7 @@ func (p *predictor) secureBoot(b Boot) error {
 		{"SecureBoot", guidGlobal(), s.State}, {"PK", guidGlobal(), s.PK}, {"KEK", guidGlobal(), s.KEK},
 		{"db", guidImageSecurity(), s.DB}, {"dbx", guidImageSecurity(), s.DBX},
 	} {
-		p.add(7, VariableConfig, "variable "+v.name, sum(variableData(v.vendor, v.name, v.data)))
+		p.add(7, VariableConfig, "variable "+v.name, sum(measured.Variable(v.vendor, v.name, v.data)))
 	}
 	p.separate(7)
 	if !s.On() {
@@ -101,7 +101,7 @@ func (p *predictor) secureBoot(b Boot) error {
 	if err != nil {
 		return err
 	}
-	p.add(7, Authority, "the entry of db that the boot image was accepted by", sum(variableData(guidImageSecurity(), "db", entry.raw)))
+	p.add(7, Authority, "the entry of db that the boot image was accepted by", sum(measured.Variable(guidImageSecurity(), "db", entry.raw)))
 	return nil
 }
 
@@ -124,7 +124,7 @@ func (p *predictor) kernel(b Boot) {
 		p.add(9, EventTag, "initrd", b.Image.Initrd)
 	}
 	if b.GPT != nil {
-		p.action(5, "Exit Boot Services Invocation")
-		p.action(5, "Exit Boot Services Returned with Success")
+		p.action(5, measured.ExitingBootServices)
+		p.action(5, measured.ExitedBootServices)
 	}
 }

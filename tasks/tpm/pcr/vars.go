@@ -142,19 +142,6 @@ func matching(entries []signatureData, m Image, leaf *x509.Certificate) (signatu
 	return signatureData{}, false
 }
 
-// variableData returns what is measured of a variable: UEFI_VARIABLE_DATA of
-// the TCG PC Client Platform Firmware Profile.
-func variableData(vendor GUID, name string, data []byte) []byte {
-	le, units := binary.LittleEndian, utf16.Encode([]rune(name))
-	b := append([]byte{}, vendor[:]...)
-	b = le.AppendUint64(b, uint64(len(units)))
-	b = le.AppendUint64(b, uint64(len(data)))
-	for _, u := range units {
-		b = le.AppendUint16(b, u)
-	}
-	return append(b, data...)
-}
-
 // Sizes in a variable store (edk2 MdeModulePkg/Include/Guid/VariableFormat.h).
 const (
 	volumeHeader   = 56 // without the block map

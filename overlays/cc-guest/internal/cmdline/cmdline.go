@@ -6,7 +6,9 @@
 //
 //	cc.root=luks+verity:<64 hex digits>:<hash offset in bytes>
 //	cc.app=verity:<64 hex digits>:<hash offset in bytes>
+//	cc.keys=tpm
 //	cc.readall=1
+//	cc.test=1
 package cmdline
 
 import (
@@ -30,6 +32,13 @@ const (
 	maxOffset = 1 << 50
 )
 
+// Key profiles: where the secrets that open volumes come from.
+const (
+	TPM      = "tpm"
+	SNP      = "snp"
+	Attested = "attested"
+)
+
 // Volume says how one volume is opened.
 type Volume struct {
 	Name       string // mapped name and partition label, such as cc-root
@@ -41,7 +50,9 @@ type Volume struct {
 // Params is everything that cc-base takes from the command line.
 type Params struct {
 	Root, App, Config Volume
-	ReadAll           bool // read every byte before the machine is called ready
+	Keys              string // the key profile
+	ReadAll           bool   // read every byte before the machine is called ready
+	Test              bool   // the measured mark of an image with devices that are not real
 }
 
 // Volumes returns the volumes in the order in which they are opened.
@@ -76,11 +87,10 @@ func Parse(line string) (Params, error) {
 			return Params{}, fmt.Errorf("%s is given twice", key)
 		}
 		seen[key] = true
-		if key == "cc.readall" {
-			if value != "1" {
-				return Params{}, errors.New("cc.readall is not 1")
+		if other, err := p.setting(key, value); other {
+			if err != nil {
+				return Params{}, err
 			}
-			p.ReadAll = true
 			continue
 		}
 		target, known := volumes[key]
@@ -94,12 +104,32 @@ func Parse(line string) (Params, error) {
 		v.Name = "cc-" + strings.TrimPrefix(key, prefix)
 		*target = v
 	}
-	for _, key := range []string{"cc.root", "cc.app", "cc.config"} {
+	for _, key := range []string{"cc.root", "cc.app", "cc.config", "cc.keys"} {
 		if !seen[key] {
 			return Params{}, fmt.Errorf("%s is missing", key)
 		}
 	}
 	return p, nil
+}
+
+// setting takes a parameter that is no volume.
+func (p *Params) setting(key, value string) (known bool, err error) {
+	switch key {
+	case "cc.keys":
+		if value != TPM && value != SNP && value != Attested {
+			return true, errors.New("cc.keys is not a key profile")
+		}
+		p.Keys = value
+	case "cc.readall", "cc.test":
+		if value != "1" {
+			return true, fmt.Errorf("%s is not 1", key)
+		}
+		p.ReadAll = p.ReadAll || key == "cc.readall"
+		p.Test = p.Test || key == "cc.test"
+	default:
+		return false, nil
+	}
+	return true, nil
 }
 
 // parseVolume reads the value of a volume's parameter.

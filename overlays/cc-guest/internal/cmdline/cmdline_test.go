@@ -15,7 +15,7 @@ import (
 const hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func good() string {
-	return "root=/dev/mapper/cc-root ro cc.root=luks+verity:" + hash + ":8192 cc.app=verity:" + hash + ":4096 cc.config=verity:" + hash + ":1048576 console=ttyS0"
+	return "root=/dev/mapper/cc-root ro cc.root=luks+verity:" + hash + ":8192 cc.app=verity:" + hash + ":4096 cc.config=verity:" + hash + ":1048576 cc.keys=tpm console=ttyS0"
 }
 
 func TestParseReadsAllThreeVolumes(t *testing.T) {
@@ -28,6 +28,7 @@ func TestParseReadsAllThreeVolumes(t *testing.T) {
 		Root:   Volume{Name: "cc-root", Encrypted: true, RootHash: hash, HashOffset: 8192},
 		App:    Volume{Name: "cc-app", RootHash: hash, HashOffset: 4096},
 		Config: Volume{Name: "cc-config", RootHash: hash, HashOffset: 1048576},
+		Keys:   TPM,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("params (-want +got):\n%s", diff)
@@ -35,8 +36,16 @@ func TestParseReadsAllThreeVolumes(t *testing.T) {
 	if !got.Encrypted() {
 		t.Error("an encrypted root is not reported as encrypted")
 	}
-	if got, err = Parse(good() + " cc.readall=1"); err != nil || !got.ReadAll {
-		t.Errorf("cc.readall=1: ReadAll=%v, err=%v", got.ReadAll, err)
+	if got, err = Parse(good() + " cc.readall=1"); err != nil || !got.ReadAll || got.Test {
+		t.Errorf("cc.readall=1: %+v, err=%v", got, err)
+	}
+	if got, err = Parse(good() + " cc.test=1"); err != nil || got.ReadAll || !got.Test {
+		t.Errorf("cc.test=1: %+v, err=%v", got, err)
+	}
+	for _, profile := range []string{SNP, Attested} {
+		if got, err = Parse(strings.Replace(good(), "cc.keys=tpm", "cc.keys="+profile, 1)); err != nil || got.Keys != profile {
+			t.Errorf("%s: %q, err=%v", profile, got.Keys, err)
+		}
 	}
 }
 
@@ -77,6 +86,10 @@ func TestParseRefusesEveryDoubtfulLine(t *testing.T) {
 		"unknown parameter":         {good() + " cc.debug=1", "not a parameter"},
 		"prefix only":               {good() + " cc.", "not a parameter"},
 		"readall with other value":  {good() + " cc.readall=0", "not 1"},
+		"keys missing":              {strings.Replace(good(), "cc.keys=tpm", "", 1), "cc.keys is missing"},
+		"keys unresolved":           {strings.Replace(good(), "cc.keys=tpm", "cc.keys=auto", 1), "not a key profile"},
+		"keys twice":                {good() + " cc.keys=snp", "given twice"},
+		"test with other value":     {good() + " cc.test=yes", "not 1"},
 		"readall twice":             {good() + " cc.readall=1 cc.readall=1", "given twice"},
 		"longer than the kernel's":  {good() + " " + strings.Repeat("x", maxBytes), "longer"},
 		"root in other volume form": {replace("cc-root=verity:" + hash + ":8192"), "cc.root is missing"},

@@ -1,7 +1,8 @@
 // Package mounts prepares the new root in the initrd. The root file system
 // stays read-only; what systemd must be able to write lies in memory and is
 // capped, so that a program that fills a directory cannot take the guest's
-// memory: /etc as an overlay over the image's, /var as an empty tmpfs.
+// memory: /etc as an overlay over the image's, /var as an empty tmpfs. Folders
+// that are to survive a reboot come from the writable volume.
 package mounts
 
 import (
@@ -21,6 +22,12 @@ const (
 	// bytesPerInode sizes the cap on files: tmpfs does not count an inode's
 	// memory in size=.
 	bytesPerInode = 8192
+	// identitySize is ample for a key pair, in bytes.
+	identitySize = 1 << 20
+	// dynamicDevice is the writable volume, kept the folder of it that holds
+	// the persistent ones.
+	dynamicDevice = "/dev/mapper/cc-dynamic"
+	kept          = "persistent"
 )
 
 // Step is one call: a directory when Type is empty, else a mount.
@@ -65,6 +72,35 @@ func Plan(s settings.Settings, root string) []Step {
 		}
 		steps = append(steps, Step{Target: target, Type: "erofs", Source: m.Device, Flags: flags(m.Options)})
 	}
+	return append(append(steps, persistent(s, root)...), identity(s, root)...)
+}
+
+// identity mounts a small file system in memory for the guest's own key pair,
+// so that it can never be on a disk, whatever lies around it.
+func identity(s settings.Settings, root string) []Step {
+	dir := path.Join(root, s.Keys.Identity.Dir)
+	return []Step{
+		{Target: dir, Perm: 0o700},
+		{Target: dir, Type: "tmpfs", Source: "cc-identity",
+			Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: tmpfs(identitySize, 0o700) + ",noswap"},
+	}
+}
+
+// persistent mounts the writable volume and binds folders of it over those
+// that are to survive a reboot.
+func persistent(s settings.Settings, root string) []Step {
+	volume := path.Join(root, s.Dynamic.Mount)
+	steps := []Step{{Target: volume, Type: "ext4", Source: dynamicDevice, Flags: flags(s.Dynamic.Options) &^ unix.MS_RDONLY}}
+	for _, p := range s.Persistent {
+		source := path.Join(volume, kept, p)
+		steps = append(steps, Step{Target: source, Perm: 0o755})
+		target := path.Join(root, p)
+		if writable(p) {
+			steps = append(steps, Step{Target: target, Perm: 0o755})
+		}
+		// The mount's own restrictions go with the folder.
+		steps = append(steps, Step{Target: target, Type: "bind", Source: source, Flags: unix.MS_BIND})
+	}
 	return steps
 }
 
@@ -95,7 +131,7 @@ func writable(target string) bool {
 }
 
 // flags translates options that settings has checked. Read-only is not left to
-// the option: nothing here is ever mounted writable.
+// the option: no volume of the image is ever mounted writable.
 func flags(options []string) uintptr {
 	known := map[string]uintptr{"nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC}
 	all := uintptr(unix.MS_RDONLY)

@@ -62,6 +62,15 @@ func TestPlanMountsCapsAndReadOnlyVolumes(t *testing.T) {
 		"mount erofs /dev/mapper/cc-app /sysroot/opt/cc ro,nosuid,nodev",
 		"mkdir 0755 /sysroot/etc/cc/config",
 		"mount erofs /dev/mapper/cc-config /sysroot/etc/cc/config ro,nosuid,nodev,noexec",
+		"mount ext4 /dev/mapper/cc-dynamic /sysroot/mnt/dynamic nosuid,nodev,noexec",
+		"mkdir 0755 /sysroot/mnt/dynamic/persistent/var/log",
+		"mkdir 0755 /sysroot/var/log",
+		"mount bind /sysroot/mnt/dynamic/persistent/var/log /sysroot/var/log",
+		"mkdir 0755 /sysroot/mnt/dynamic/persistent/var/lib/cc",
+		"mkdir 0755 /sysroot/var/lib/cc",
+		"mount bind /sysroot/mnt/dynamic/persistent/var/lib/cc /sysroot/var/lib/cc",
+		"mkdir 0700 /sysroot/etc/cc/keys",
+		"mount tmpfs cc-identity /sysroot/etc/cc/keys nosuid,nodev,noexec size=1048576,nr_inodes=128,mode=0700,noswap",
 	}
 	if diff := cmp.Diff(want, r.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)

@@ -14,7 +14,9 @@ import (
 
 	"cc-base/overlays/cc-guest/internal/cmdline"
 	"cc-base/overlays/cc-guest/internal/dm"
+	"cc-base/overlays/cc-guest/internal/dynamic"
 	"cc-base/overlays/cc-guest/internal/unlock"
+	"cc-base/overlays/cc-guest/internal/vault"
 	"cc-base/overlays/cc-guest/settings"
 )
 
@@ -26,7 +28,7 @@ type Checker struct {
 	Params    cmdline.Params
 	Settings  settings.Settings
 	Sys       fs.FS // the root of sysfs
-	Runner    unlock.Runner
+	Runner    vault.Runner
 	MountInfo string // content of /proc/self/mountinfo
 }
 
@@ -56,16 +58,28 @@ func (c Checker) Check(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", m.Path, err)
 		}
 	}
+	if err := checkDynamic(c.Settings.Dynamic, mounts, numbers); err != nil {
+		return fmt.Errorf("%s: %w", c.Settings.Dynamic.Mount, err)
+	}
 	return checkWritable(mounts)
 }
 
-// Keys says what unlocked the machine and what that protects, one line of the
-// threat table.
-func Keys(p cmdline.Params) string {
-	if !p.Encrypted() {
-		return "cc-base: keys: none; no volume is encrypted"
+// checkDynamic makes sure that what the guest writes goes to the encrypted
+// volume, and that nothing on it can become a device or another user.
+func checkDynamic(want settings.Dynamic, mounts map[string]mount, numbers map[string]string) error {
+	got, ok := mounts[want.Mount]
+	if !ok {
+		return errors.New("it is not mounted")
 	}
-	return "cc-base: keys: image key from fw_cfg; protects a lost disk, not against the host"
+	if number := numbers[dynamic.Label]; number == "" || got.number != number || got.fstype != "ext4" {
+		return fmt.Errorf("it is not the ext4 of %s", dynamic.Label)
+	}
+	for _, option := range want.Options {
+		if !slices.Contains(got.options, option) {
+			return fmt.Errorf("it is not mounted %s", option)
+		}
+	}
+	return nil
 }
 
 // ReadAll reads every byte of every volume. A block that does not match its

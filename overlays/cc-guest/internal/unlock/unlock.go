@@ -1,7 +1,10 @@
-// Package unlock opens the volumes in the initrd: LUKS2 with the image key
-// where the command line says so, then dm-verity with the root hash of the
-// command line. Whatever is doubtful is an error with one of the guest's
-// codes; the caller powers the machine off.
+// Package unlock opens the volumes in the initrd: LUKS2 where the command line
+// says so, with a key that the machine gets from its own source, then dm-verity
+// with the root hash of the command line. Whatever is doubtful is an error with
+// one of the guest's codes; the caller powers the machine off.
+//
+// At the first boot the volumes open with the secret of the installation. They
+// are then bound to the machine, and that secret is destroyed.
 package unlock
 
 import (
@@ -10,107 +13,270 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/google/uuid"
 
 	"cc-base/overlays/cc-guest/internal/cmdline"
 	"cc-base/overlays/cc-guest/internal/dm"
+	"cc-base/overlays/cc-guest/internal/dynamic"
+	"cc-base/overlays/cc-guest/internal/keystate"
+	"cc-base/overlays/cc-guest/internal/source"
+	"cc-base/overlays/cc-guest/internal/vault"
 	"cc-base/overlays/cc-guest/internal/volume"
+	"cc-base/overlays/cc-guest/settings"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/seal/header"
 )
 
-// KeyFile is the image key in sysfs: QEMU's
+// KeyFile is the enrolment secret in sysfs: QEMU's
 // -fw_cfg name=opt/org.cc-base/enroll,file=PATH.
 const KeyFile = "firmware/qemu_fw_cfg/by_name/opt/org.cc-base/enroll/raw"
 
-// maxKey bounds the key; cryptsetup takes no passphrase above 512 bytes from a
-// terminal, and key files of ours are far shorter.
-const maxKey = 4096
+const (
+	// maxKey bounds the secret in bytes; ours are far shorter.
+	maxKey = 4096
+	// maxTries is how often a recovery key may be typed.
+	maxTries = 3
+	// diskWait bounds the wait for the partitions. It is long because an
+	// emulated machine is slow; a machine that is well never reaches it.
+	diskWait = 90 * time.Second
+)
 
-// Runner runs one of the tools in the initrd.
-type Runner interface {
-	// Run starts the program at an absolute path with stdin, waits, and
-	// returns its standard output and exit status. The error is for a program
-	// that did not run or was killed.
-	Run(ctx context.Context, stdin []byte, program string, args ...string) (stdout string, status int, err error)
+// PCRs that systemd has reserved (systemd.io, TPM2 PCR Measurements): the boot
+// phase goes to that of the boot image, volume keys to one of their own.
+const (
+	pcrPhase     = 11
+	pcrVolumeKey = 15
+)
+
+// Partition is one of the disk's, opened for reading and writing.
+type Partition interface {
+	dynamic.Device
+	// Size is in bytes.
+	Size() (int64, error)
+	io.Closer
+}
+
+// Measurer is the machine's TPM.
+type Measurer interface {
+	Extend(pcr int, data []byte) error
+	ExtendSecret(pcr int, data, secret []byte) error
+}
+
+// Machine is what the key profile works with.
+type Machine struct {
+	Source vault.Source
+	TPM    Measurer // nil where there is none
 }
 
 // Unlocker opens the volumes.
 type Unlocker struct {
-	Sys    fs.FS         // the root of sysfs
-	Finder volume.Finder // finds the partitions
-	Runner Runner        // runs cryptsetup, veritysetup, dmsetup
+	Sys      fs.FS         // the root of sysfs
+	Finder   volume.Finder // finds the partitions
+	Runner   vault.Runner  // runs cryptsetup, veritysetup, dmsetup
+	Settings settings.Settings
+	Work     string // folder in memory for the headers
+
+	// Test marks a test build, which starts nothing without the measured marker.
+	Test bool
+	// Open opens a partition, /dev/NAME.
+	Open func(node string) (Partition, error)
+	// Machine makes ready what a key profile needs. The instance is empty but in
+	// profile attested.
+	Machine func(ctx context.Context, profile string, i Instance) (Machine, error)
+	// Ask shows a question on the console and returns what was typed.
+	Ask func(ctx context.Context, question string) ([]byte, error)
+	// Keep holds a secret for the rotation of the running system.
+	Keep func(name string, secret []byte) error
+	// Say prints one line on the console.
+	Say func(line string)
+
+	typed    []byte   // the recovery key that opened a volume
+	instance Instance // of this boot
+}
+
+// Instance is what an operator knows a machine by.
+type Instance struct {
+	ID  string // UUID of cc-dynamic
+	New bool   // cc-dynamic is still to be made
 }
 
 // Run opens every volume that line, the content of /proc/cmdline, names. The
-// image's own copy of the line is in expected: a line that differs from it in a
-// single byte is refused, because firmware tables can add to it without
-// changing the image. An image without a copy is refused, too.
-func (u Unlocker) Run(ctx context.Context, line, expected string) error {
-	if expected == "" {
-		return fault.Newf(fault.GuestCmdline, "the image holds no copy of its command line")
+// image's own command lines, one for each key profile, are in allowed: a line
+// that is not one of them to the byte is refused, because firmware tables can
+// add to it without changing the image.
+func (u *Unlocker) Run(ctx context.Context, line, allowed string) (keystate.State, error) {
+	params, err := u.params(line, allowed)
+	if err != nil {
+		return keystate.State{}, fault.New(fault.GuestCmdline, err)
 	}
-	if strings.TrimSuffix(line, "\n") != strings.TrimSuffix(expected, "\n") {
-		return fault.Newf(fault.GuestCmdline, "the command line is not the one of the image")
+	nodes, err := u.find(ctx, params)
+	if err != nil {
+		return keystate.State{}, fault.New(fault.GuestVolume, err)
+	}
+	if params.Keys == cmdline.Attested {
+		if u.instance, err = u.identify(params, nodes); err != nil {
+			return keystate.State{}, err
+		}
+	}
+	machine, err := u.Machine(ctx, params.Keys, u.instance)
+	if err != nil {
+		return keystate.State{}, err
+	}
+	defer func() { clear(u.typed) }()
+	state := keystate.State{Profile: params.Keys, Integrity: u.integrity(params.Keys), Instance: u.instance.ID}
+	for _, v := range params.Volumes() {
+		one, err := u.verified(ctx, machine, v, "/dev/"+nodes[v.Name])
+		if err != nil {
+			return state, err
+		}
+		state.Volumes = append(state.Volumes, one)
+	}
+	one, err := u.writable(ctx, machine, params.Keys, "/dev/"+nodes[dynamic.Label])
+	if err != nil {
+		return state, err
+	}
+	state.Volumes = append(state.Volumes, one)
+	if machine.TPM == nil {
+		return state, nil
+	}
+	// From here on the TPM gives nothing back.
+	if err := machine.TPM.Extend(pcrPhase, []byte("leave-initrd")); err != nil {
+		return state, fault.New(fault.GuestTPM, err)
+	}
+	return state, nil
+}
+
+// identify finds out which instance the machine is: what the read-only volumes
+// are bound to, else the writable volume's own name, else a new one. The order
+// matters where the first boot was cut off after it had bound the former and
+// before it had made the latter. None of this is trusted: it decides which key
+// the operator is asked for, and a wrong one opens nothing.
+func (u *Unlocker) identify(params cmdline.Params, nodes map[string]string) (Instance, error) {
+	i, found := Instance{}, ""
+	for _, v := range params.Volumes() {
+		if !v.Encrypted || found != "" {
+			continue
+		}
+		h, err := u.peek(v.Name, nodes[v.Name], false)
+		if err != nil {
+			return i, err
+		}
+		found = source.InstanceOf(h.Metadata().Tokens)
+	}
+	own, err := u.peek(dynamic.Label, nodes[dynamic.Label], u.integrity(params.Keys))
+	if err != nil {
+		return i, err
+	}
+	switch i.New = own == nil; {
+	case found != "":
+		i.ID = found
+	case own != nil:
+		i.ID = own.UUID()
+	default:
+		i.ID = uuid.NewString()
+	}
+	return i, nil
+}
+
+// peek reads and judges a volume's header; nil where cc-dynamic is blank.
+func (u *Unlocker) peek(label, name string, integrity bool) (*header.Copy, error) {
+	p, err := u.Open("/dev/" + name)
+	if err != nil {
+		return nil, fault.Newf(fault.GuestVolume, "%s: %w", label, err)
+	}
+	defer p.Close()
+	if label == dynamic.Label {
+		blank, err := dynamic.Blank(p)
+		if err != nil {
+			return nil, fault.New(fault.GuestVolume, err)
+		}
+		if blank {
+			return nil, nil
+		}
+	}
+	v, err := u.vault(label, p, integrity)
+	if err != nil {
+		return nil, err
+	}
+	return v.Header, nil
+}
+
+// givenInitrd is what OVMF adds to the command line when the host hands it kernel
+// and initrd apart, so that the kernel's EFI stub asks for the latter (edk2
+// OvmfPkg/Library/GenericQemuLoadImageLib). SNP's kernel hashes and TDX's RTMR2
+// hold the initrd itself; with another one the guest gets no key.
+const givenInitrd = " initrd=initrd"
+
+func (u *Unlocker) params(line, allowed string) (cmdline.Params, error) {
+	if strings.TrimSpace(allowed) == "" {
+		return cmdline.Params{}, errors.New("the image holds no copy of its command line")
+	}
+	line = strings.TrimSuffix(line, "\n")
+	if line == "" || !slices.Contains(strings.Split(strings.TrimSuffix(allowed, "\n"), "\n"), strings.TrimSuffix(line, givenInitrd)) {
+		return cmdline.Params{}, errors.New("the command line is not one of the image")
 	}
 	params, err := cmdline.Parse(line)
-	if err != nil {
-		return fault.New(fault.GuestCmdline, err)
+	if err == nil && params.Keys == cmdline.TPM && strings.HasSuffix(line, givenInitrd) {
+		// Its keys are bound to a boot image, which brings its initrd.
+		err = errors.New("an initrd was given beside the boot image")
 	}
-	var labels []string
+	if err == nil && params.Test != u.Test {
+		err = errors.New("cc.test is for test builds, and they for nothing else")
+	}
+	return params, err
+}
+
+func (u *Unlocker) find(ctx context.Context, params cmdline.Params) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, diskWait)
+	defer cancel()
+	labels := []string{dynamic.Label}
 	for _, v := range params.Volumes() {
 		labels = append(labels, v.Name)
 	}
-	nodes, err := u.Finder.Find(ctx, labels)
-	if err != nil {
-		return fault.New(fault.GuestVolume, err)
-	}
-
-	var key []byte
-	if params.Encrypted() {
-		buffer := make([]byte, maxKey+1)
-		defer wipe(buffer)
-		n, err := readKey(u.Sys, buffer)
-		if err != nil {
-			return fault.New(fault.GuestKey, err)
-		}
-		key = buffer[:n]
-	}
-	for _, v := range params.Volumes() {
-		device := "/dev/" + nodes[v.Name]
-		if v.Encrypted {
-			if err := u.decrypt(ctx, v, device, key); err != nil {
-				return err
-			}
-			device = "/dev/mapper/" + v.Name + "-luks"
-		}
-		if err := u.verify(ctx, v, device); err != nil {
-			return fault.Newf(fault.GuestVerity, "%s: %w", v.Name, err)
-		}
-	}
-	return nil
+	return u.Finder.Find(ctx, labels)
 }
 
-// decrypt opens the LUKS2 layer of v. The key goes over standard input: an
-// argument or an environment variable can be read by others.
-func (u Unlocker) decrypt(ctx context.Context, v cmdline.Volume, device string, key []byte) error {
-	_, status, err := u.Runner.Run(ctx, key, "/usr/sbin/cryptsetup", "open", "--type", "luks2", "--readonly",
-		"--tries", "1", "--key-file", "-", device, v.Name+"-luks")
-	switch {
-	case err != nil:
-		return fault.Newf(fault.GuestVolume, "%s: running cryptsetup: %w", v.Name, err)
-	case status == 2: // cryptsetup(8), RETURN CODES: no permission (bad passphrase)
-		return fault.Newf(fault.GuestKey, "%s: the image key does not open it", v.Name)
-	case status != 0:
-		return fault.Newf(fault.GuestVolume, "%s: cryptsetup cannot open it (exit status %d)", v.Name, status)
+// integrity tells whether cc-dynamic keeps authentication codes. auto is for
+// those who must not trust the host with their disk.
+func (u *Unlocker) integrity(profile string) bool {
+	switch u.Settings.Keys.DynamicIntegrity {
+	case "on":
+		return true
+	case "off":
+		return false
 	}
-	return nil
+	return profile != cmdline.TPM
+}
+
+// verified opens a read-only volume.
+func (u *Unlocker) verified(ctx context.Context, m Machine, v cmdline.Volume, node string) (keystate.Volume, error) {
+	one := keystate.Volume{Label: v.Name, Node: node, Opened: keystate.Unencrypted}
+	device := node
+	if v.Encrypted {
+		partition, err := u.Open(node)
+		if err != nil {
+			return one, fault.Newf(fault.GuestVolume, "%s: %w", v.Name, err)
+		}
+		defer partition.Close()
+		if one, err = u.decrypt(ctx, m, v.Name, node, partition); err != nil {
+			return one, err
+		}
+		device = "/dev/mapper/" + v.Name + "-luks"
+	}
+	if err := u.verify(ctx, v, device); err != nil {
+		return one, fault.Newf(fault.GuestVerity, "%s: %w", v.Name, err)
+	}
+	return one, nil
 }
 
 // verify opens the verity layer of v and looks at what the kernel made of it.
-func (u Unlocker) verify(ctx context.Context, v cmdline.Volume, device string) error {
-	_, status, err := u.Runner.Run(ctx, nil, "/usr/sbin/veritysetup", "open", "--panic-on-corruption",
+func (u *Unlocker) verify(ctx context.Context, v cmdline.Volume, device string) error {
+	_, status, err := u.Runner.Run(ctx, nil, nil, "/usr/sbin/veritysetup", "open", "--panic-on-corruption",
 		"--hash-offset="+strconv.FormatInt(v.HashOffset, 10), device, v.Name, device, v.RootHash)
 	if err != nil {
 		return fmt.Errorf("running veritysetup: %w", err)
@@ -126,8 +292,8 @@ func (u Unlocker) verify(ctx context.Context, v cmdline.Volume, device string) e
 }
 
 // Table returns the device-mapper table of a mapped device.
-func Table(ctx context.Context, r Runner, name string) (string, error) {
-	table, status, err := r.Run(ctx, nil, "/usr/sbin/dmsetup", "table", name)
+func Table(ctx context.Context, r vault.Runner, name string) (string, error) {
+	table, status, err := r.Run(ctx, nil, nil, "/usr/sbin/dmsetup", "table", name)
 	if err != nil {
 		return "", fmt.Errorf("running dmsetup: %w", err)
 	}
@@ -155,10 +321,4 @@ func readKey(sys fs.FS, buffer []byte) (int, error) {
 		return 0, fmt.Errorf("reading the image key: %w", err)
 	}
 	return n, nil
-}
-
-func wipe(buffer []byte) {
-	clear(buffer)
-	// Without this the compiler may drop writes to memory that nobody reads.
-	runtime.KeepAlive(&buffer[0])
 }

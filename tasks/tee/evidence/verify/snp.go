@@ -170,15 +170,17 @@ func (o Options) snpRevocation(claims *Claims, line string, vcek *x509.Certifica
 		claims.skip(name, "no revocation list given")
 		return
 	}
-	claims.add(name, fmt.Sprintf("%d lists", len(o.AMDCRLs)), "neither product nor chip revoked", o.amdRevoked(line, vcek, roots))
+	list, err := o.amdRevoked(line, vcek, roots)
+	claims.add(name, list, "neither product nor chip revoked"+o.ageLimit(), err)
 }
 
-func (o Options) amdRevoked(line string, vcek *x509.Certificate, roots map[string][]*trust.AMDRootCerts) error {
+// amdRevoked returns the list that it looked into, in words.
+func (o Options) amdRevoked(line string, vcek *x509.Certificate, roots map[string][]*trust.AMDRootCerts) (list string, err error) {
 	trusted := roots[line]
 	if len(roots) == 0 {
 		root, err := trust.GetDefaultRootCerts(line)
 		if err != nil {
-			return err
+			return "", err
 		}
 		trusted = append(trusted, root)
 	}
@@ -186,27 +188,31 @@ func (o Options) amdRevoked(line string, vcek *x509.Certificate, roots map[strin
 		for _, raw := range o.AMDCRLs {
 			crl, err := x509.ParseRevocationList(der(raw))
 			if err != nil {
-				return fmt.Errorf("revocation list: %w", err)
+				return "", fmt.Errorf("revocation list: %w", err)
 			}
 			if crl.CheckSignatureFrom(root.ProductCerts.Ark) != nil {
 				continue // of another product
 			}
-			if err := o.fresh(crl.ThisUpdate, crl.NextUpdate); err != nil {
-				return err
-			}
-			for _, entry := range crl.RevokedCertificateEntries {
-				switch {
-				case entry.SerialNumber.Cmp(root.ProductCerts.Ask.SerialNumber) == 0:
-					return fmt.Errorf("AMD revoked the signing key of %s", line)
-				// The chips' certificates all have the serial number 0.
-				case vcek.SerialNumber.Sign() != 0 && entry.SerialNumber.Cmp(vcek.SerialNumber) == 0:
-					return errors.New("AMD revoked the chip's certificate")
-				}
-			}
-			return nil
+			return listed(crl), o.revokes(crl, line, root.ProductCerts.Ask, vcek)
 		}
 	}
-	return fmt.Errorf("no revocation list of %s's root key is given", line)
+	return "", fmt.Errorf("no revocation list of %s's root key is given", line)
+}
+
+func (o Options) revokes(crl *x509.RevocationList, line string, ask, vcek *x509.Certificate) error {
+	if err := o.fresh(crl.ThisUpdate, crl.NextUpdate); err != nil {
+		return err
+	}
+	for _, entry := range crl.RevokedCertificateEntries {
+		switch {
+		case entry.SerialNumber.Cmp(ask.SerialNumber) == 0:
+			return fmt.Errorf("AMD revoked the signing key of %s", line)
+		// The chips' certificates all have the serial number 0.
+		case vcek.SerialNumber.Sign() != 0 && entry.SerialNumber.Cmp(vcek.SerialNumber) == 0:
+			return errors.New("AMD revoked the chip's certificate")
+		}
+	}
+	return nil
 }
 
 // refuse is the network of a verifier that has none.

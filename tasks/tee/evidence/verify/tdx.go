@@ -239,14 +239,16 @@ func (o Options) collateral(claims *Claims, quote *tdxpb.QuoteV4, roots *x509.Ce
 			CheckRevocations: true, GetCollateral: true, Getter: offline{o.Collateral}, Now: o.Now, TrustedRoots: roots,
 		})
 	})
+	var lists []string
 	for _, raw := range [][]byte{o.Collateral.PCKCRL, o.Collateral.RootCRL} {
 		crl, perr := x509.ParseRevocationList(der(raw))
 		if perr == nil {
+			lists = append(lists, listed(crl))
 			perr = o.fresh(crl.ThisUpdate, crl.NextUpdate)
 		}
 		err = errors.Join(err, perr)
 	}
-	claims.add(name, "", "platform up to date, nothing revoked", err)
+	claims.add(name, strings.Join(lists, "; "), "platform up to date, nothing revoked"+o.ageLimit(), err)
 }
 
 // offline answers the library's requests to Intel's PCS from files.

@@ -18,11 +18,14 @@
 //
 // What a verdict rests on is the processor's maker. A flaw of a product, as the
 // one that gives Milan's signing keys away (arXiv 2605.12990), makes every
-// report of that product worthless: Options.Products keeps such products out.
+// report of that product worthless, and no minimum of firmware helps: so Milan
+// vouches only where Options.Products names it, and the verdict says what that
+// is worth.
 package verify
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -47,7 +50,8 @@ type Options struct {
 	Measurements []Measurement
 
 	// Products that may vouch: "Milan", "Genoa", "Turin", or the FMSPC of an
-	// Intel platform in 12 lower-case hexadecimal digits. Empty: all of them.
+	// Intel platform in 12 lower-case hexadecimal digits. Empty: all of them but
+	// Milan.
 	Products []string
 
 	// SNPMinTCB holds the lowest accepted firmware by product name. A product
@@ -123,6 +127,7 @@ type Claim struct {
 	Want   string `json:"want,omitempty"`   // what it was compared with
 	OK     bool   `json:"ok"`               // whether it will do
 	Reason string `json:"reason,omitempty"` // why not, or what was not looked at
+	Note   string `json:"note,omitempty"`   // what to know although it will do
 }
 
 // Claims are the verdicts, in a fixed order for each kind of evidence.
@@ -262,11 +267,27 @@ func (c *Claims) compare(name string, got, want []byte) {
 
 // product gives the verdict about who vouches.
 func (c *Claims) product(name string, o Options) {
+	flaw := flawOf(name)
 	var err error
-	if len(o.Products) > 0 && !slices.Contains(o.Products, name) {
-		err = fmt.Errorf("%s is not an accepted product", name)
+	switch {
+	case len(o.Products) > 0 && !slices.Contains(o.Products, name):
+		err, flaw = fmt.Errorf("%s is not an accepted product", name), ""
+	case len(o.Products) == 0 && flaw != "":
+		err, flaw = fmt.Errorf("%s; only where products are named, and it among them, does it vouch", flaw), ""
 	}
-	c.add("product", name, strings.Join(o.Products, ", "), err)
+	*c = append(*c, Claim{Name: "product", Value: name, Want: strings.Join(o.Products, ", "), OK: err == nil, Note: flaw})
+	if err != nil {
+		(*c)[len(*c)-1].Reason = oneLine(err)
+	}
+}
+
+// flawOf tells why a product's reports may be anybody's; empty for none that is
+// known.
+func flawOf(product string) string {
+	if product != "Milan" {
+		return ""
+	}
+	return "whoever had such a chip once can sign as it, whatever its firmware (arXiv 2605.12990): a minimal TCB does not help"
 }
 
 // fresh says whether a revocation list holds at the time.
@@ -280,4 +301,17 @@ func (o Options) fresh(from, to time.Time) error {
 		return fmt.Errorf("the revocation list is %s old, at most %s", o.Now.Sub(from).Round(time.Hour), o.MaxCRLAge)
 	}
 	return nil
+}
+
+// listed describes a revocation list.
+func listed(crl *x509.RevocationList) string {
+	return fmt.Sprintf("list of %s, until %s", crl.ThisUpdate.UTC().Format(time.DateOnly), crl.NextUpdate.UTC().Format(time.DateOnly))
+}
+
+// ageLimit is the part of a wish that speaks of the lists' age.
+func (o Options) ageLimit() string {
+	if o.MaxCRLAge == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", list at most %s old", o.MaxCRLAge)
 }

@@ -330,11 +330,19 @@ func TestRevocationLists(t *testing.T) {
 			want(t, claims, err)
 		}
 	}
-	// A list of AMD's real key says nothing about the test's.
+	// Which list it was, and how old one may be, stands in the verdict.
 	o := p.options()
+	o.AMDCRLs, o.MaxCRLAge = [][]byte{p.crl(t, snpNow.Add(-day), snpNow.Add(day))}, 2*day
+	claims, err := verify.Evidence(e, o)
+	want(t, claims, err)
+	if c, _ := claims.Get("revocation"); c.Value != "list of 2024-05-31, until 2024-06-02" || !strings.HasSuffix(c.Want, ", list at most 48h0m0s old") {
+		t.Errorf("%+v", c)
+	}
+	// A list of AMD's real key says nothing about the test's.
+	o = p.options()
 	o.AMDCRLs = [][]byte{p.crl(t, snpNow.Add(-day), snpNow.Add(day))}
 	o.AMDCRLs[0][len(o.AMDCRLs[0])-1] ^= 1
-	claims, err := verify.Evidence(e, o)
+	claims, err = verify.Evidence(e, o)
 	want(t, claims, err, "revocation")
 }
 
@@ -345,7 +353,7 @@ func TestARealMilanReportHoldsButForItsDebugPolicy(t *testing.T) {
 	}
 	o := verify.Options{
 		Now: snpNow, VCEKs: [][]byte{snpdata.VcekBytes}, ReportData: append([]byte{1, 2, 3, 4, 5}, make([]byte, 59)...),
-		Measurements: []verify.Measurement{{Kind: evidence.SNP, Digest: measurement}},
+		Measurements: []verify.Measurement{{Kind: evidence.SNP, Digest: measurement}}, Products: []string{"Milan"},
 	}
 	e := evidence.Evidence{Kind: evidence.SNP, Report: snpdata.AttestationBytes}
 	claims, err := verify.Evidence(e, o)
@@ -353,6 +361,34 @@ func TestARealMilanReportHoldsButForItsDebugPolicy(t *testing.T) {
 	o.Now = time.Date(2030, time.January, 1, 0, 0, 0, 0, time.UTC)
 	claims, err = verify.Evidence(e, o)
 	want(t, claims, err, "chain", "debug", "consistency")
+}
+
+func TestMilanVouchesOnlyWhereItIsNamedAndIsNeverTakenAtFaceValue(t *testing.T) {
+	p := onePlatform()
+	e, o := p.report(t, nil), p.options()
+	claims, err := verify.Evidence(e, o)
+	want(t, claims, err)
+	c, _ := claims.Get("product")
+	if !strings.Contains(c.Note, "arXiv 2605.12990") || !strings.Contains(c.Note, "minimal TCB") || c.Reason != "" {
+		t.Errorf("named: %+v", c)
+	}
+	for _, tc := range []struct {
+		products []string
+		reason   string
+	}{{nil, "arXiv 2605.12990"}, {[]string{}, "arXiv 2605.12990"}, {[]string{"Genoa"}, "not an accepted product"}} {
+		o.Products = tc.products
+		claims, err = verify.Evidence(e, o)
+		want(t, claims, err, "product")
+		if c, _ := claims.Get("product"); !strings.Contains(c.Reason, tc.reason) || c.Note != "" {
+			t.Errorf("products %q: %+v", tc.products, c)
+		}
+	}
+	// Nothing of the kind is known of TDX platforms.
+	claims, err = verify.Evidence(tdxEvidence(), tdxOptions())
+	want(t, claims, err)
+	if c, _ := claims.Get("product"); c.Note != "" {
+		t.Errorf("%+v", c)
+	}
 }
 
 func TestFakeEvidenceIsAlwaysRefused(t *testing.T) {

@@ -5,7 +5,7 @@
 # shellcheck disable=SC2154
 
 check() {
-    require_binaries /usr/lib/cc/cc-guest cryptsetup veritysetup dmsetup || return 1
+    require_binaries /usr/lib/cc/cc-guest cryptsetup veritysetup dmsetup mkfs.ext4 blkdiscard || return 1
     # Only on request (dracutmodules=): a rescue initrd is not ours to change.
     return 255
 }
@@ -15,20 +15,23 @@ depends() {
 }
 
 installkernel() {
-    # Disk and file system. ext4, ISO or network file systems stay out: nothing
-    # but the verified erofs is ever mounted here.
-    hostonly='' instmods virtio_pci virtio_blk virtio_scsi nvme sd_mod erofs overlay
+    # Disk and file systems: the verified erofs, and the ext4 of the writable
+    # volume. ISO or network file systems stay out.
+    hostonly='' instmods virtio_pci virtio_blk virtio_scsi nvme sd_mod erofs overlay ext4
     # Mapped devices; xts, sha256 and AF_ALG are loaded by name from C code, so
     # no dependency of another module brings them.
     hostonly='' instmods dm_mod dm_crypt dm_verity dm_integrity \
         xts cbc ecb aesni_intel sha256_ssse3 sha512_ssse3 sha256_generic sha512_generic \
-        crc32c_intel crc32c_generic libcrc32c algif_skcipher algif_hash
-    # The image key, attestation, and the way to tell QEMU of a panic.
-    hostonly='' instmods qemu_fw_cfg sev-guest tdx-guest tsm configfs pvpanic pvpanic_pci tpm_crb tpm_tis
+        authenc hmac crc32c_intel crc32c_generic libcrc32c algif_skcipher algif_hash algif_aead
+    # The enrolment secret, attestation, the port to the operator, the TPM, and
+    # the way to tell QEMU of a panic.
+    hostonly='' instmods qemu_fw_cfg sev-guest tdx-guest tsm configfs virtio_console \
+        pvpanic pvpanic_pci tpm_crb tpm_tis
 }
 
 install() {
-    inst_multiple cryptsetup veritysetup dmsetup
+    inst_multiple cryptsetup veritysetup dmsetup mkfs.ext4 blkdiscard
+    inst_simple /etc/mke2fs.conf
     inst /usr/lib/cc/cc-guest
     inst_simple /usr/lib/cc/guest.json
     inst_rules 55-dm.rules 60-persistent-storage-dm.rules 95-dm-notify.rules

@@ -1,0 +1,310 @@
+// Command probe is put into test initrds. Each verb does one thing that a test
+// wants to see done inside the guest, and says on the console what came out.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	block = 4096
+	tail  = 64 * block // what write and read are about: the end of the device
+	bulk  = 8 << 20    // what speed writes
+)
+
+func main() {
+	verbs := map[string]func(args []string) error{
+		"wait": wait, "erofs": erofs, "write": write, "read": read, "speed": speed, "count": count, "watch": watch,
+	}
+	verb, ok := verbs[os.Args[1]]
+	err := errors.New("no such verb")
+	if ok {
+		err = verb(os.Args[2:])
+	}
+	if err != nil {
+		say("%s: %v", os.Args[1], err)
+		os.Exit(1)
+	}
+}
+
+// devices stays usable when the initrd's /dev has moved to the booted system.
+var devices *os.Root
+
+// say opens the console each time: systemd hangs it up for those who have it
+// open when the booted system takes it over.
+func say(format string, args ...any) {
+	if devices == nil {
+		var err error
+		if devices, err = os.OpenRoot("/dev"); err != nil {
+			return
+		}
+	}
+	console, err := devices.OpenFile("console", os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return
+	}
+	defer console.Close()
+	fmt.Fprintf(console, "probe: "+format+"\r\n", args...)
+}
+
+// wait waits until every path is there.
+func wait(paths []string) error {
+	end := time.Now().Add(time.Minute)
+	for _, p := range paths {
+		for {
+			if _, err := os.Stat(p); err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%s does not come", p)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// erofs looks for the magic number of the file system (fs/erofs/erofs_fs.h).
+func erofs(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	if _, err := f.ReadAt(magic, 1024); err != nil {
+		return err
+	}
+	if !bytes.Equal(magic, []byte{0xe2, 0xe1, 0xf5, 0xe0}) {
+		return fmt.Errorf("%s begins with %x", args[0], magic)
+	}
+	say("%s is an erofs", args[0])
+	return nil
+}
+
+// aligned returns memory that a direct read or write may use.
+func aligned(size int) []byte {
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func open(path string, flags int) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	return f, size, err
+}
+
+// write fills the end of the device and has the kernel put it in its place.
+func write(args []string) error {
+	f, size, err := open(args[0], os.O_WRONLY|unix.O_DIRECT)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data := aligned(tail)
+	for i := range data {
+		data[i] = byte(i / block)
+	}
+	if _, err := f.WriteAt(data, size-tail); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	// dm-integrity empties its journal when it is suspended
+	// (drivers/md/dm-integrity.c, dm_integrity_postsuspend).
+	for _, verb := range []string{"suspend", "resume"} {
+		if out, err := exec.Command("/usr/sbin/dmsetup", verb, filepath.Base(args[0])+"_dif").CombinedOutput(); err != nil && len(args) == 1 {
+			return fmt.Errorf("dmsetup %s: %s", verb, out)
+		}
+	}
+	say("written")
+	return nil
+}
+
+// read reads the end of the device, once past the page cache and once through
+// it, block by block.
+func read(args []string) error {
+	for name, flag := range map[string]int{"direct": unix.O_DIRECT, "buffered": 0} {
+		f, size, err := open(args[0], os.O_RDONLY|flag)
+		if err != nil {
+			return err
+		}
+		good, changed, failed := 0, 0, 0
+		data := aligned(block)
+		for at := size - tail; at < size; at += block {
+			_, err := f.ReadAt(data, at)
+			want := bytes.Repeat([]byte{byte((at - (size - tail)) / block)}, block)
+			switch {
+			case errors.Is(err, unix.EIO) || errors.Is(err, unix.EILSEQ):
+				failed++
+			case err != nil:
+				return err
+			case bytes.Equal(data, want):
+				good++
+			default:
+				changed++
+			}
+		}
+		f.Close()
+		say("%s: %d good, %d refused, %d changed", name, good, failed, changed)
+	}
+	return nil
+}
+
+// speed writes bulk bytes past the page cache.
+func speed(args []string) error {
+	f, size, err := open(args[0], os.O_WRONLY|unix.O_DIRECT)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data := aligned(1 << 20)
+	began := time.Now()
+	for at := size - bulk; at < size; at += 1 << 20 {
+		if _, err := f.WriteAt(data, at); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	say("%d MiB in %.2f s", bulk>>20, time.Since(began).Seconds())
+	return nil
+}
+
+// count keeps a number in a file on the volume and raises it until the power is
+// cut. It says what it found, and each number once it is safely kept.
+func count(args []string) error {
+	const at = "/run/probe"
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount(args[0], at, "ext4", 0, ""); err != nil {
+		return err
+	}
+	file := at + "/count"
+	had := 0
+	text, err := os.ReadFile(file)
+	if err == nil {
+		had, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	say("had %d", had)
+	for n := had + 1; ; n++ {
+		f, err := os.OpenFile(file+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(f, "%0*d\n", block, n)
+		if err := errors.Join(f.Sync(), f.Close(), os.Rename(file+".new", file)); err != nil {
+			return err
+		}
+		dir, err := os.Open(at)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+			return err
+		}
+		say("kept %d", n)
+	}
+}
+
+// watch looks for the secrets of /usr/lib/cc/secrets, one a line, in the
+// arguments and environments of all processes, and in the journal. It goes on
+// in the booted system, where its own root is still the initrd's.
+func watch([]string) error {
+	text, err := os.ReadFile("/usr/lib/cc/secrets")
+	if err != nil {
+		return err
+	}
+	secrets := bytes.Fields(text)
+	proc, err := os.OpenRoot("/proc")
+	if err != nil {
+		return err
+	}
+	run, err := os.OpenRoot("/run")
+	if err != nil {
+		return err
+	}
+	looks, shown := 0, time.Now()
+	for ; ; looks++ {
+		processes, err := fs.Glob(proc.FS(), "[0-9]*")
+		if err != nil {
+			return err
+		}
+		for _, p := range processes {
+			for _, file := range []string{"cmdline", "environ"} {
+				look(secrets, proc.FS(), p+"/"+file)
+			}
+		}
+		if time.Since(shown) > 5*time.Second {
+			journals := 0
+			err := fs.WalkDir(run.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+				if err == nil && strings.HasSuffix(path, ".journal") {
+					journals++
+					look(secrets, run.FS(), path)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			// A processes' dump would hold what it holds.
+			pattern, _ := fs.ReadFile(proc.FS(), "sys/kernel/core_pattern")
+			say("%d looks, %d journals, core pattern %q, %s", looks, journals, bytes.TrimSpace(pattern), guests(proc.FS(), processes))
+			shown = time.Now()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func look(secrets [][]byte, system fs.FS, file string) {
+	data, err := fs.ReadFile(system, file)
+	if err != nil {
+		return // it has ended
+	}
+	for i, s := range secrets {
+		if bytes.Contains(data, s) {
+			say("LEAK: secret %d is in %s", i, file)
+		}
+	}
+}
+
+// guests tells how large a core dump of a running cc-guest may be.
+func guests(proc fs.FS, processes []string) string {
+	for _, p := range processes {
+		name, _ := fs.ReadFile(proc, p+"/comm")
+		if strings.TrimSpace(string(name)) != "cc-guest" {
+			continue
+		}
+		limits, _ := fs.ReadFile(proc, p+"/limits")
+		for _, line := range strings.Split(string(limits), "\n") {
+			if strings.HasPrefix(line, "Max core file size") {
+				return "cc-guest: " + strings.Join(strings.Fields(line), " ")
+			}
+		}
+	}
+	return "no cc-guest"
+}
