@@ -193,8 +193,8 @@ func (m Maker) mkfs(ctx context.Context) error {
 	extended := "nodiscard"
 	if m.Integrity {
 		// A sector without an authentication code cannot be read, and mkfs reads
-		// the beginning before it writes there.
-		err := run(ctx, m.Runner, nil, "/usr/sbin/blkdiscard", "--zeroout", "--offset=0", "--length="+strconv.Itoa(1<<20), "/dev/mapper/"+Label)
+		// the beginning before it writes there; so would blkdiscard, unforced.
+		err := run(ctx, m.Runner, nil, "/usr/sbin/blkdiscard", "--force", "--zeroout", "--offset=0", "--length="+strconv.Itoa(1<<20), "/dev/mapper/"+Label)
 		if err != nil {
 			return err
 		}

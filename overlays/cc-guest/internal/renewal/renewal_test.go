@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	size   = header.Size + 3<<20 // of the volume, in bytes
+	size   = header.Size + 2<<20 // of the volume, in bytes
 	sector = 4096
 	label  = "cc-dynamic"
 )
@@ -355,7 +355,7 @@ func TestAPowerCutAtAnyWriteIsGoneOnWith(t *testing.T) {
 func TestAKilledCryptsetupIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	for at := 1; ; at += 13 {
+	for at := 1; ; at += 19 {
 		filetest.Write(t, m.run.disk, m.disk)
 		f := open(t, m.run.disk, nil)
 		m.run.killAt, m.run.writes = at, 0
