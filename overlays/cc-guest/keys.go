@@ -219,9 +219,9 @@ func generateIdentity(context.Context) error {
 	if made {
 		word = "made"
 	}
-	fmt.Printf("%s the identity key (%s), report data %x\n", word, s.Keys.Identity.Algo, sum)
+	fmt.Printf("%s the identity key (%s), SHA-512 %x\n", word, s.Keys.Identity.Algo, sum)
 	if os.Getenv("DEBUG") == "true" {
-		fmt.Printf("%d bits in %s, in memory; the public half is identity.pub there, and report data its SHA-512\n", s.Keys.Identity.Size, s.Keys.Identity.Dir)
+		fmt.Printf("%d bits in %s, in memory; the public half is identity.pub there; attestation reports carry its SHA-512\n", s.Keys.Identity.Size, s.Keys.Identity.Dir)
 	}
 	return nil
 }

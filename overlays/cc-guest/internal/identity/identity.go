@@ -78,8 +78,8 @@ func generate(s settings.Identity) (crypto.Signer, error) {
 	return nil, fmt.Errorf("unknown algorithm %q", s.Algo)
 }
 
-// Hash returns the SHA-512 of the public key (SubjectPublicKeyInfo, DER): the
-// 64 bytes of report_data.
+// Hash returns the SHA-512 of the public key (SubjectPublicKeyInfo, DER), which
+// is part of what attestation reports carry.
 func Hash(dir string) ([64]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, publicFile))
 	if err != nil {
