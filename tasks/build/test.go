@@ -53,7 +53,7 @@ func Test(ctx context.Context, o Options) error {
 		return err
 	}
 	boots, rest := split(packages)
-	t.run("go", append(raceFlag("test", "-timeout=30m"), rest...)...)
+	t.run("go", append(raceFlag("test", "-timeout=60m"), rest...)...)
 	t.run("go", append([]string{"test", "-v", "-timeout=60m"}, boots...)...)
 	if lab.Long() {
 		t.fuzz(rest)
