@@ -128,7 +128,7 @@ func (i Identity) validate() error {
 
 // ParseOperatorKey reads an operator's public key, "ed25519:" and 32 bytes in
 // padded standard base64, and returns the bytes. Only one spelling of each key
-// is accepted, and no key of zeros, which is what a placeholder looks like.
+// is accepted, and no key of zeros, which nobody has made.
 func ParseOperatorKey(text string) ([]byte, error) {
 	const size = 32 // RFC 8032 section 5.1.5
 	encoded, ok := strings.CutPrefix(text, "ed25519:")

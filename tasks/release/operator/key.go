@@ -5,11 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"syscall"
 
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
@@ -42,7 +37,7 @@ func GenerateKey(path string) (ed25519.PublicKey, error) {
 // ReadKey reads an operator key. One that others can read is refused: it may
 // have been read. The caller wipes the key.
 func ReadKey(path string) (ed25519.PrivateKey, error) {
-	text, err := readPrivate(path, 4096)
+	text, err := atomicfile.ReadPrivate(path, 4096)
 	if err != nil {
 		return nil, fault.Newf(fault.SigningKey, "operator key: %w", err)
 	}
@@ -61,31 +56,4 @@ func ReadKey(path string) (ed25519.PrivateKey, error) {
 		return nil, fault.Newf(fault.SigningKey, "operator key: %s: a %T, not Ed25519", path, parsed)
 	}
 	return key, nil
-}
-
-// readPrivate reads a file that must be regular, no link and closed to others.
-func readPrivate(path string, most int64) ([]byte, error) {
-	// O_NONBLOCK, or opening a named pipe would wait for its other end.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular() || st.Size() > most:
-		return nil, fmt.Errorf("%s: not a file of at most %d bytes", path, most)
-	case st.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s: others may read it (mode %04o, want 0600)", path, st.Mode().Perm())
-	}
-	// A buffer of full size from the start: growing would leave copies behind
-	// that nobody wipes.
-	buf := make([]byte, st.Size())
-	if _, err := io.ReadFull(f, buf); err != nil && !errors.Is(err, io.EOF) {
-		clear(buf)
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return buf, nil
 }

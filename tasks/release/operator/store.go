@@ -62,7 +62,7 @@ func (f *Folder) Key(instance string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := readPrivate(path, release.KeySize)
+	key, err := atomicfile.ReadPrivate(path, release.KeySize)
 	if err != nil {
 		return nil, err
 	}
