@@ -23,6 +23,7 @@ import (
 	"golang.org/x/term"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/sh"
 )
 
 const usage = `usage:
@@ -57,7 +58,7 @@ func mainExit() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a := &app{
-		root: os.DirFS("/"), stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
+		root: os.DirFS("/"), programs: sh.Host{}, stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
 		asks:  term.IsTerminal(int(os.Stdin.Fd())),
 		shows: term.IsTerminal(int(os.Stderr.Fd())),
 	}
@@ -78,12 +79,13 @@ func told(code fault.Code) error { return fault.New(code, errSilent) }
 
 // app is the program with its outside world.
 type app struct {
-	root  fs.FS // the root folder, for probes
-	stdin io.Reader
-	out   io.Writer // results
-	err   io.Writer // everything else
-	asks  bool      // stdin is a terminal
-	shows bool      // err is a terminal
+	root     fs.FS     // the root folder, for probes
+	programs sh.Runner // of this host
+	stdin    io.Reader
+	out      io.Writer // results
+	err      io.Writer // everything else
+	asks     bool      // stdin is a terminal
+	shows    bool      // err is a terminal
 }
 
 // options are all flags; each command accepts some of them.

@@ -10,14 +10,18 @@ import (
 	"io"
 	"math/bits"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/sh"
 	"cc-base/tasks/tee/ovmf"
 	"cc-base/tasks/tee/snp"
 	"cc-base/tasks/tee/tdx"
+	"cc-base/tasks/tee/tdx/acpi"
+	"cc-base/tasks/tpm/pcr"
 )
 
 // measurement is one kind of `cc-install measure`: numbers that a guest will
@@ -32,7 +36,7 @@ type measurement struct {
 func measurable() []measurement {
 	return []measurement{
 		{"snp", "--firmware F --vcpus N --cpu-model M [--guest-features 0x1] [--kernel K [--initrd I] [--append S]] [--json]", measureSNP},
-		{"tdx", "--firmware F [--two-pass] [--kernel K [--initrd I] [--append S] | --uki U [--gpt FILE] [--secure-boot]] [--memory SIZE] [--json]", measureTDX},
+		{"tdx", "--firmware F [--two-pass] [--kernel K [--initrd I] [--append S] | --uki U [--gpt FILE] [--secure-boot]] [--memory SIZE [--qemu Q]] [--json] [-- QEMU'S ARGUMENTS]", measureTDX},
 		{"ovmf", "--firmware F [--json]", measureOVMF},
 		{"pcr", "--uki U [--secure-boot-cert C [--secure-boot-owner GUID] | --vars FILE] [--gpt DISK] [--phases a:b | --log FILE] [--json]", measurePCR},
 		{"idblock", idBlockUsage, measureIDBlock},
@@ -205,14 +209,21 @@ type tdxResult struct {
 	TwoPass bool         `json:"twoPass"`
 	RTMR1   *tdxRegister `json:"rtmr1,omitempty"`
 	RTMR2   *tdxRegister `json:"rtmr2,omitempty"`
+	RTMR0   *tdxRegister `json:"rtmr0,omitempty"`
 	// HandOff and ConfigVolume are the first two events of RTMR 0; the others
 	// depend on the host's QEMU.
 	HandOff      *tdx.Digest `json:"rtmr0HandOffBlock,omitempty"`
 	ConfigVolume *tdx.Digest `json:"rtmr0ConfigVolume,omitempty"`
 }
 
-func measureTDX(_ context.Context, a *app, args []string) error {
+func measureTDX(ctx context.Context, a *app, args []string) error {
+	// What stands behind "--" is QEMU's.
+	var machine []string
+	if at := slices.Index(args, "--"); at >= 0 {
+		args, machine = args[:at], args[at+1:]
+	}
 	set := measureFlags("tdx")
+	qemu := set.String("qemu", "", "")
 	firmware, memory := set.String("firmware", "", ""), set.String("memory", "", "")
 	twoPass, secureBoot := set.Bool("two-pass", false, ""), set.Bool("secure-boot", false, "")
 	kernel, initrd, line := set.String("kernel", "", ""), set.String("initrd", "", ""), set.String("append", "", "")
@@ -228,6 +239,12 @@ func measureTDX(_ context.Context, a *app, args []string) error {
 		return errors.New("--initrd and --append go with --kernel; a UKI brings its own")
 	case *uki == "" && (*gpt != "" || *secureBoot):
 		return errors.New("--gpt and --secure-boot go with --uki")
+	case *qemu != "" && *memory == "":
+		return errors.New("--qemu computes RTMR0, which depends on the --memory too")
+	case (*qemu == "") != (len(machine) == 0):
+		return errors.New("--qemu and the arguments of its machine behind -- go together")
+	case *qemu != "" && *uki != "":
+		return errors.New("--qemu goes with direct boot: the boot options of a disk are the guest's own variables")
 	}
 	image, err := readFirmware(*firmware)
 	if err != nil {
@@ -246,6 +263,11 @@ func measureTDX(_ context.Context, a *app, args []string) error {
 			return err
 		}
 	}
+	if *qemu != "" {
+		if err := result.machine(ctx, a.programs, image, *memory, *qemu, machine); err != nil {
+			return err
+		}
+	}
 	if *kernel != "" || *uki != "" {
 		if err := result.boot(*kernel, *initrd, *line, *uki, *gpt, *secureBoot); err != nil {
 			return err
@@ -256,6 +278,9 @@ func measureTDX(_ context.Context, a *app, args []string) error {
 	}
 	table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "mrtd\t%s\n", result.MRTD)
+	if result.RTMR0 != nil {
+		fmt.Fprintf(table, "rtmr0\t%s\n", result.RTMR0.Value)
+	}
 	if result.RTMR1 != nil {
 		fmt.Fprintf(table, "rtmr1\t%s\nrtmr2\t%s\n", result.RTMR1.Value, result.RTMR2.Value)
 	}
@@ -281,6 +306,45 @@ func (r *tdxResult) platform(image []byte, memory string) error {
 	}
 	one, two := tdx.Hash(block), tdx.Hash(volume)
 	r.HandOff, r.ConfigVolume = &one, &two
+	return nil
+}
+
+// machine fills in RTMR 0 of firmware up to edk2-stable202502 that starts a
+// kernel from the host. The ACPI tables are those of the host's own QEMU, which
+// is started without a processor running. Later firmware measures items that
+// nothing here computes, so its RTMR 0 is another.
+func (r *tdxResult) machine(ctx context.Context, run sh.Runner, image []byte, memory, qemu string, args []string) error {
+	size, err := parseSize(memory)
+	if err != nil {
+		return err
+	}
+	p := tdx.Platform{}
+	if p.HandOff, err = tdx.HandOffBlock(image, size); err != nil {
+		return err
+	}
+	if p.ConfigVolume, err = tdx.ConfigVolume(image); err != nil {
+		return err
+	}
+	vars, err := pcr.ReadVars(p.ConfigVolume)
+	if err != nil {
+		return err
+	}
+	p.SecureBoot = tdx.SecureBoot{Mode: vars.State, PK: vars.PK, KEK: vars.KEK, DB: vars.DB, DBX: vars.DBX}
+	dir, err := os.MkdirTemp("", "cc-measure")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	args = append([]string{"-m", fmt.Sprintf("%dM", size>>20)}, args...)
+	if p.ACPI, err = acpi.Read(ctx, run, dir, qemu, args...); err != nil {
+		return err
+	}
+	p.BootOrder, p.Boot = tdx.Menu()
+	log, err := tdx.RTMR0(p)
+	if err != nil {
+		return err
+	}
+	r.RTMR0 = &tdxRegister{Value: log.Register(), Events: log}
 	return nil
 }
 

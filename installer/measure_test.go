@@ -7,13 +7,17 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/lab"
 	"cc-base/tasks/tee/ovmf/ovmftest"
 	"cc-base/tasks/tee/snp"
 	"cc-base/tasks/tee/tdx"
@@ -213,6 +217,11 @@ func TestMeasureSaysWhatIsWrong(t *testing.T) {
 		{x + " --memory 4GG", "want a number"},
 		{x + " --memory 99999999999T", "want a number"},
 		{x + " --memory 1", "want whole pages"},
+		{x + " --qemu qemu -- -smp 2", "depends on the --memory too"},
+		{x + " --memory 4G --qemu qemu", "go together"},
+		{x + " --memory 4G -- -smp 2", "go together"},
+		{x + " --memory 4G --uki DIR/uki --qemu qemu -- -smp 2", "goes with direct boot"},
+		{x + " --memory 4G --qemu qemu -- -smp 2", "does not begin with a volume of variables"},
 		{"ovmf --firmware DIR/text", "not a multiple of 4096"},
 	} {
 		out, err := runMeasure(t, dir, strings.Fields(tt.args)...)
@@ -242,5 +251,54 @@ func TestSizesAreRead(t *testing.T) {
 		if got, err := parseSize(text); err == nil {
 			t.Errorf("%q: %d", text, got)
 		}
+	}
+}
+
+// The digests of the configuration volume and the boot option are those that
+// others' event logs of TDX guests have for firmware of this version.
+func TestMeasureTDXReadsTheHostsQEMU(t *testing.T) {
+	t.Parallel()
+	dir := measureFiles(t)
+	tree, _ := lab.Tools(t, dir, os.TempDir())
+	firmware := filepath.Join(tree.Dir, "usr/share/ovmf/OVMF.fd")
+	rtmr0 := func(processors string) tdxRegister {
+		t.Helper()
+		var out bytes.Buffer
+		a := &app{programs: tree, out: &out, err: io.Discard}
+		err := a.measure(t.Context(), []string{
+			"tdx", "--firmware", firmware, "--memory", "4G", "--kernel", filepath.Join(dir, "kernel"), "--append", "quiet",
+			"--json", "--qemu", "qemu-system-x86_64", "--", "-machine", "q35,smm=off", "-nodefaults", "-smp", processors,
+		})
+		var result tdxResult
+		if err != nil || json.Unmarshal(out.Bytes(), &result) != nil || result.RTMR0 == nil || result.RTMR1 == nil {
+			t.Fatalf("%s, %v", out.String(), err)
+		}
+		return *result.RTMR0
+	}
+	two, four := rtmr0("2"), rtmr0("4")
+	var names, changed []string
+	for i, e := range two.Events {
+		names = append(names, e.Name)
+		if four.Events[i] != e {
+			changed = append(changed, e.Name)
+		}
+	}
+	wantNames := []string{
+		"TD hand-off block", "configuration volume", "variable SecureBoot", "variable PK", "variable KEK", "variable db", "variable dbx",
+		"separator", "ACPI table loader", "ACPI RSDP", "ACPI tables", "variable BootOrder", "boot variable 1 of BootOrder",
+	}
+	if diff := cmp.Diff(wantNames, names); diff != "" {
+		t.Errorf("events: %s", diff)
+	}
+	if diff := cmp.Diff([]string{"ACPI table loader", "ACPI RSDP", "ACPI tables"}, changed); diff != "" {
+		t.Errorf("what four processors change: %s", diff)
+	}
+	for at, want := range map[int]string{1: "344bc51c980ba621", 12: "23ada07f5261f12f"} {
+		if got := two.Events[at].Digest.String(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s, want %s…", two.Events[at].Name, got, want)
+		}
+	}
+	if two.Value != two.Events.Register() || two.Value == four.Value {
+		t.Errorf("the register is %s with two processors and %s with four", two.Value, four.Value)
 	}
 }

@@ -209,7 +209,7 @@ func (c *computation) tdx() error {
 		c.leftOut("tdx", "the image has no key profile %s, the only one for TDX", profileAttested)
 		return nil
 	}
-	c.leftOut("tdx rtmr0", "it depends on the QEMU and the devices of the host")
+	c.leftOut("tdx rtmr0", "it depends on the QEMU and the devices of the host; docs/measurements.md says how far it can be computed there")
 	type start struct {
 		mode, firmware string
 		boot           tdx.Boot

@@ -1,8 +1,10 @@
 package tdx
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"unicode/utf16"
 
 	"github.com/google/uuid"
 
@@ -79,6 +81,31 @@ func RTMR0(p Platform) (Log, error) {
 		log.add(b, "boot variable %d of BootOrder", i+1)
 	}
 	return log, nil
+}
+
+// Menu returns the boot options of firmware up to edk2-stable202502 for a guest
+// whose kernel is handed over: its own menu alone, which is there although
+// nothing shows it (MdeModulePkg/Library/UefiBootManagerLib/BmBoot.c). The
+// option is an EFI_LOAD_OPTION (UEFI 2.10, 3.1.3) to a file of the firmware.
+func Menu() (order []byte, options [][]byte) {
+	const (
+		attributes  = 0x109 // active, hidden, an application
+		volume      = "7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1"
+		application = "462caa21-7614-4503-836e-8ab6f4662331"
+	)
+	le := binary.LittleEndian
+	node := func(path []byte, kind, sub byte, data []byte) []byte {
+		return append(le.AppendUint16(append(path, kind, sub), uint16(4+len(data))), data...)
+	}
+	inVolume, file := vendor(volume), vendor(application)
+	path := node(nil, 0x04, 0x07, inVolume[:]) // a firmware volume
+	path = node(path, 0x04, 0x06, file[:])     // a file of it
+	path = node(path, 0x7f, 0xff, nil)         // the end
+	option := le.AppendUint16(le.AppendUint32(nil, attributes), uint16(len(path)))
+	for _, unit := range utf16.Encode([]rune("UiApp\x00")) {
+		option = le.AppendUint16(option, unit)
+	}
+	return []byte{0, 0}, [][]byte{append(option, path...)}
 }
 
 // vendor returns a GUID as EFI's structures hold it.
