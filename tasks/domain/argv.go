@@ -218,8 +218,8 @@ func (a *argv) ports(s Spec) {
 }
 
 func (a *argv) rest(s Spec) {
-	if s.EnrollFile != "" {
-		a.add("-fw_cfg", "name="+EnrollKey+",file="+escape(s.EnrollFile))
+	for _, f := range s.handedOver() {
+		a.add("-fw_cfg", "name="+f.name+",file="+escape(f.path))
 	}
 	console := "pty,id=console"
 	if s.ConsoleFile != "" {

@@ -65,6 +65,7 @@ func snpDirect() domain.Spec {
 	s.Boot, s.Kernel = domain.Direct, "/var/lib/cc-base/cc-base.efi"
 	s.Firmware = domain.Firmware{Image: "/usr/share/ovmf/OVMF.amdsev.fd"}
 	s.CPUModel, s.ReleaseSocket = "EPYC-v4", "/run/cc-base/cc-base/release.sock"
+	s.SiteFile = "/etc/cc/cc-base/site.conf"
 	s.SNP = &domain.SNP{Policy: 0x30000, KernelHashes: true, HostData: filetest.Noise(1, 32)}
 	return s
 }
@@ -90,6 +91,7 @@ func tdxDirect() domain.Spec {
 	s.Initrd, s.CommandLine = "/var/lib/cc-base/initrd.img", "root=/dev/mapper/cc-root ro console=ttyS0 a=1,2"
 	s.Firmware = domain.Firmware{Image: "/usr/share/ovmf/OVMF.inteltdx.fd"}
 	s.ReleaseSocket = "/run/cc-base/cc-base/release.sock"
+	s.SiteFile = "/etc/cc/cc-base/site.conf"
 	s.TDX = &domain.TDX{Attributes: 0x10000000, MRConfigID: filetest.Noise(4, 48)}
 	return s
 }
@@ -97,6 +99,7 @@ func tdxDirect() domain.Spec {
 func tdxDisk() domain.Spec {
 	s := tdxDirect()
 	s.Boot, s.Kernel, s.Initrd, s.CommandLine = domain.Disk, "", "", ""
+	s.SiteFile = ""
 	s.TDX = &domain.TDX{Attributes: 0x10000000, QuoteSocket: "/run/qgs.sock"}
 	return s
 }
@@ -341,6 +344,9 @@ func TestWhatTheSchemaCannotRefuseIsRefused(t *testing.T) {
 		{"SNP with debugging", "bit 19", snpDirect(), func(s *domain.Spec) { s.SNP.Policy = 0xb0000 }},
 		{"SNP with a migration agent", "bit 18", snpDirect(), func(s *domain.Spec) { s.SNP.Policy = 0x70000 }},
 		{"SNP without kernel hashes", "kernel hashes", snpDirect(), func(s *domain.Spec) { s.SNP.KernelHashes = false }},
+		{"a site.conf that no host data names", "go together", snpDirect(), func(s *domain.Spec) { s.SNP.HostData = nil }},
+		{"host data that name no site.conf", "go together", snpDirect(), func(s *domain.Spec) { s.SiteFile = "" }},
+		{"a site.conf that no MRCONFIGID names", "go together", tdxDirect(), func(s *domain.Spec) { s.TDX.MRConfigID = nil }},
 		{"short host data", "31 bytes", snpDirect(), func(s *domain.Spec) { s.SNP.HostData = make([]byte, 31) }},
 		{"an ID block alone", "ID block", snpGPU(), func(s *domain.Spec) { s.SNP.IDAuth = nil }},
 		{"an author key alone", "author key", snpDirect(), func(s *domain.Spec) { s.SNP.AuthorKey = true }},

@@ -20,17 +20,20 @@ import (
 	"math/bits"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/go-sev-guest/abi"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/site"
 	"cc-base/tasks/tee/snp"
 )
 
 // Names under which guest and host meet.
 const (
 	EnrollKey   = "opt/org.cc-base/enroll" // fw_cfg file with the enrolment secret
+	SiteKey     = site.FWCfg               // fw_cfg file with the settings of the place
 	ReleasePort = "org.cc-base.release"    // virtio-serial port of attested key release
 	ControlPort = "org.cc-base.control"    // virtio-serial port of commands to the guest
 )
@@ -77,7 +80,10 @@ type Spec struct {
 	// Emulated runs the guest without KVM, for tests; not with SNP, TDX or GPUs.
 	Emulated bool
 
-	EnrollFile    string // file with the enrolment secret; never its value
+	EnrollFile string // file with the enrolment secret; never its value
+	// SiteFile is site.conf (package site). The launch of a confidential guest has
+	// to name it, in HostData or MRConfigID, or the guest refuses it.
+	SiteFile      string
 	ReleaseSocket string // unix socket of ReleasePort; empty leaves the port out
 	ControlSocket string // unix socket of ControlPort; empty leaves the port out
 	ConsoleFile   string // file that gets the serial console; empty makes a terminal
@@ -171,6 +177,13 @@ const (
 
 // tee tells whether the guest is a confidential one.
 func (s Spec) tee() bool { return s.SNP != nil || s.TDX != nil }
+
+// handedOver is what the guest reads over fw_cfg, by file: a value would stand in
+// the domain's definition and in QEMU's arguments.
+func (s Spec) handedOver() []struct{ name, path string } {
+	files := []struct{ name, path string }{{EnrollKey, s.EnrollFile}, {SiteKey, s.SiteFile}}
+	return slices.DeleteFunc(files, func(f struct{ name, path string }) bool { return f.path == "" })
+}
 
 // Check returns everything that is wrong with the specification, one line
 // each, or nil. The error has the code fault.Config.
@@ -282,7 +295,7 @@ func (s Spec) checkPaths(no refuse) {
 		{"firmware", s.Firmware.Image, false}, {"firmware code", s.Firmware.Code, false},
 		{"firmware variables", s.Firmware.Vars, false}, {"firmware variables of the guest", s.Firmware.NVRAM, false},
 		{"kernel", s.Kernel, false}, {"initrd", s.Initrd, false}, {"disk", s.Disk.Path, false},
-		{"enrolment secret", s.EnrollFile, false}, {"console", s.ConsoleFile, false},
+		{"enrolment secret", s.EnrollFile, false}, {"site.conf", s.SiteFile, false}, {"console", s.ConsoleFile, false},
 		{"release port", s.ReleaseSocket, true}, {"control port", s.ControlSocket, true}, {"TPM", s.TPM.Socket, true}, {"quote service", quote, true},
 	} {
 		if p.path == "" {
@@ -363,6 +376,9 @@ func (s Spec) checkSNP(no refuse) {
 	if s.Boot == Direct && !s.SNP.KernelHashes {
 		no("without kernel hashes SEV-SNP does not measure what is started")
 	}
+	if (s.SiteFile == "") != (len(s.SNP.HostData) == 0) {
+		no("a site.conf and host data with its digest go together: the guest refuses one without the other")
+	}
 	if n := len(s.SNP.HostData); n != 0 && n != hostDataSize {
 		no("host data of %d bytes are not %d", n, hostDataSize)
 	}
@@ -399,6 +415,9 @@ func (s Spec) checkTDX(no refuse) {
 		no("TD attributes %#x lack bit 28 (SEPT_VE_DISABLE), without which Linux refuses to start", w)
 	case w&tdxDebug != 0 && !s.InsecureDebug:
 		no("TD attributes %#x allow debugging (bit 0): the host could read and change the guest's memory", w)
+	}
+	if (s.SiteFile == "") != (len(s.TDX.MRConfigID) == 0) {
+		no("a site.conf and an MRCONFIGID with its digest go together: the guest refuses one without the other")
 	}
 	if n := len(s.TDX.MRConfigID); n != 0 && n != mrConfigIDSize {
 		no("an MRCONFIGID of %d bytes is not %d", n, mrConfigIDSize)

@@ -79,15 +79,15 @@ func (s Spec) memoryBacking() *libvirtxml.DomainMemoryBacking {
 	return &libvirtxml.DomainMemoryBacking{MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"}}
 }
 
-// sysInfo hands the enrolment secret over by file: a value would stand in the
-// domain's definition and in QEMU's arguments.
 func (s Spec) sysInfo() []libvirtxml.DomainSysInfo {
-	if s.EnrollFile == "" {
+	var entries []libvirtxml.DomainSysInfoEntry
+	for _, f := range s.handedOver() {
+		entries = append(entries, libvirtxml.DomainSysInfoEntry{Name: f.name, File: f.path})
+	}
+	if entries == nil {
 		return nil
 	}
-	return []libvirtxml.DomainSysInfo{{FWCfg: &libvirtxml.DomainSysInfoFWCfg{
-		Entry: []libvirtxml.DomainSysInfoEntry{{Name: EnrollKey, File: s.EnrollFile}},
-	}}}
+	return []libvirtxml.DomainSysInfo{{FWCfg: &libvirtxml.DomainSysInfoFWCfg{Entry: entries}}}
 }
 
 func (s Spec) osXML() *libvirtxml.DomainOS {

@@ -182,11 +182,27 @@ func TestWhatTheInstallerWritesBoots(t *testing.T) {
 	boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "installer", "image.key")}, ready)
 }
 
-func TestMageVMShowsTheConsoleOfTheBuiltImage(t *testing.T) {
+func TestMageVMShowsTheConsoleOfTheBuiltImage(t *testing.T) { mageVM(t, "vm") }
+
+func TestMageVMStartsTheBuiltImageUnderSecureBoot(t *testing.T) {
+	boots.LongOnly(t)
+	seen := mageVM(t, "vm", "-secureBoot")
+	if contains(seen, accessDenied) {
+		t.Error("the firmware refused something on the way")
+	}
+	if !contains(seen, "UEFI Secure Boot is enabled") {
+		t.Errorf("the kernel did not see Secure Boot:\n%s", strings.Join(seen, "\n"))
+	}
+}
+
+// mageVM runs the target until the machine is ready, ends it as a user at a
+// terminal does and returns what it showed.
+func mageVM(t *testing.T, target ...string) []string {
+	t.Helper()
 	image := lab.Built(t)
 	done := boots.Count(t)
 	defer done()
-	cmd := exec.Command("go", "tool", "mage", "vm")
+	cmd := exec.Command("go", append([]string{"tool", "mage"}, target...)...)
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CC_PROFILE=minimal", "CC_OUT_DIR="+image.Out)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -216,4 +232,5 @@ func TestMageVMShowsTheConsoleOfTheBuiltImage(t *testing.T) {
 	for lines.Scan() {
 	}
 	_ = cmd.Wait()
+	return seen
 }
