@@ -52,6 +52,7 @@ func elsewhere() map[string]string {
 		"CC_PROFILE=minimal go tool mage build":                                  pipeline,
 		"go tool mage test":                                                      "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
 		"go tool mage vm":                                                        "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",
+		"go tool mage vm -secureBoot":                                            "../lab/boot_test.go:TestMageVMStartsTheBuiltImageUnderSecureBoot",
 		"go tool mage keys:recovery -recipient=FILE":                             "script_test.go:TestScripts",
 		"go tool mage keys:rotate":                                               running,
 		"go tool mage keys:rotate -name=DOMAIN":                                  running,
