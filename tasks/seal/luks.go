@@ -63,6 +63,11 @@ func Encrypt(ctx context.Context, run sh.Runner, image string, key []byte, e Enc
 	}
 	err = run.Run(ctx, sh.Cmd{
 		Name: "cryptsetup",
+		// It keeps the new header in a file of this folder for a moment, named
+		// after the UUID. In a tools tree /tmp is the command's own: elsewhere a
+		// file that a kill left behind would stop every later build of the same
+		// content.
+		Dir: "/tmp",
 		Args: []string{
 			"reencrypt", "--encrypt", "--type=luks2", "--batch-mode",
 			fmt.Sprintf("--reduce-device-size=%dM", 2*HeaderSize>>20), "--force-offline-reencrypt", "--disable-locks",
