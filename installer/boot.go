@@ -5,26 +5,36 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cc-base/installer/deployment"
 	"cc-base/installer/target"
 	"cc-base/installer/unpacked"
 )
 
 // report says what was done, what was not, and how to start the machine.
-func (a *app) report(src *source, t target.Target, key string) {
+func (a *app) report(src *source, t target.Target, j job, secret string) {
 	m := src.manifest
 	fmt.Fprintf(a.out, `
-installed: %s %s (%s), %d partitions, every byte read back and compared
+installed: %s %s (%s) as %s, %d partitions, every byte read back and compared
            the partition table fills the device; cc-dynamic is formatted by the guest at its first boot
-not done:  the volume keys are still those of the shipped image: whoever has the installer
-           and the disk can read root and app; cc-dynamic gets its own key in the guest
-           no virtual machine was defined
-check it:  %s verify %s
-boot it:   %s
-`, m.Distribution, m.Suite, m.Profile, len(m.Disk.Partitions),
-		quote(src.folder.Path("cc-install")), quote(t.Path), strings.Join(bootCommand(src.folder, t, key), " \\\n             "))
-	if key == "" {
-		fmt.Fprintln(a.out, "           add the image key: -fw_cfg name=opt/org.cc-base/enroll,file=FILE")
+this disk: PCR 5 (SHA-256) %s
+           RTMR1 (TDX, disk boot) %s
+`, m.Distribution, m.Suite, m.Profile, j.record.Name, len(m.Disk.Partitions), j.record.PCR5, j.record.RTMR1)
+	switch {
+	case secret == "":
+		fmt.Fprintln(a.out, "keys:      nothing in the image is encrypted; cc-dynamic gets its key in the guest")
+	case j.keys.person != nil && len(j.keys.Recovery) > 0:
+		fmt.Fprintf(a.out, "recovery:  the key of root and app is in %s, encrypted to %s\n", filepath.Join(filepath.Dir(secret), deployment.RecoveryFile), j.keys.person.Fingerprint())
+	case len(j.keys.Recovery) > 0:
+		// To the terminal and nowhere else: standard output may be a log.
+		fmt.Fprintf(a.err, "recovery:  key of root and app, shown this once: %s\n", j.keys.Recovery)
+	default:
+		fmt.Fprintln(a.out, "recovery:  no key was made: there is no terminal, and --recipient names nobody")
 	}
+	if secret != "" {
+		fmt.Fprintf(a.out, "keys:      root and app have keys of their own; until the guest's first boot, %s opens them\n", secret)
+	}
+	fmt.Fprintf(a.out, "check it:  %s verify %s\nboot it:   %s\n", quote(src.folder.Path("cc-install")), quote(t.Path),
+		strings.Join(bootCommand(src.folder, t, secret), " \\\n             "))
 }
 
 // bootCommand returns the QEMU command that boots t as a plain machine, one

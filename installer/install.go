@@ -3,21 +3,27 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
+	"cc-base/installer/deployment"
 	"cc-base/installer/target"
 	"cc-base/installer/unpacked"
 	"cc-base/installer/write"
+	"cc-base/tasks/boot/measured"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/hw"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/seal"
+	"cc-base/tasks/tee/tdx"
+	"cc-base/tasks/tpm/pcr"
 )
 
 // source is a verified installer folder with its image open.
@@ -91,6 +97,7 @@ type plan struct {
 	Size    int64        `json:"size"`
 	TEE     hw.TEE       `json:"tee"`
 	Writes  []write.Step `json:"writes"`
+	Files   []string     `json:"files"` // that are made on the host
 	Refused []hw.Refusal `json:"refused"`
 }
 
@@ -102,7 +109,7 @@ func (a *app) install(ctx context.Context, path string, o options) error {
 		return err
 	}
 	defer src.Close()
-	p := plan{Device: path, Size: t.Size, Writes: []write.Step{}, Refused: t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)}
+	p := plan{Device: path, Size: t.Size, Writes: []write.Step{}, Files: []string{}, Refused: t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)}
 	p.TEE, _ = hw.HostTEE(a.root)
 	if len(p.Refused) > 0 {
 		if o.json {
@@ -112,23 +119,16 @@ func (a *app) install(ctx context.Context, path string, o options) error {
 		}
 		return refusal(path, p.Refused)
 	}
-	if err := a.teeAllowed(src.folder, o); err != nil {
-		return err
-	}
-	key, err := imageKey(src.folder, o)
+	j, err := a.prepare(src, t, o)
 	if err != nil {
 		return err
 	}
-	final, err := layout.Final(src.table, t.Size)
-	if err != nil {
-		return fault.New(fault.DeviceRefused, err)
-	}
-	job := write.Job{Image: src.image, Disk: src.manifest.Disk, Table: final, Size: t.Size}
-	p.Writes = job.Steps()
+	defer j.keys.wipe()
+	p.Writes, p.Files = j.write.Steps(), j.files(o)
 	if o.json {
 		return a.writeJSON(p)
 	}
-	a.showPlan(t, job)
+	a.showPlan(t, p)
 	if o.dryRun {
 		a.say("nothing was written")
 		return nil
@@ -136,10 +136,173 @@ func (a *app) install(ctx context.Context, path string, o options) error {
 	if err := a.confirm(t, o); err != nil {
 		return err
 	}
-	if err := a.write(ctx, t, job); err != nil {
+	return a.carryOut(ctx, src, t, j, o)
+}
+
+// job is an installation that nothing speaks against.
+type job struct {
+	write  write.Job
+	keys   *keys
+	record deployment.Record
+}
+
+// prepare makes every check that is made before the first write.
+func (a *app) prepare(src *source, t target.Target, o options) (job, error) {
+	if err := deployment.CheckName(o.name); err != nil {
+		return job{}, err
+	}
+	if err := a.teeAllowed(src.folder, o); err != nil {
+		return job{}, err
+	}
+	if err := a.notOlder(src, t, o); err != nil {
+		return job{}, err
+	}
+	key, err := imageKey(src, o)
+	if err != nil {
+		return job{}, err
+	}
+	k, err := a.newKeys(key, o)
+	if err != nil {
+		seal.Wipe(key)
+		return job{}, err
+	}
+	final, err := layout.Final(src.table, t.Size)
+	if err != nil {
+		return job{}, fault.New(fault.DeviceRefused, err)
+	}
+	if err := room(filepath.Join(o.state, o.name), src.manifest.Disk); err != nil {
+		return job{}, err
+	}
+	sum, _ := src.folder.Listed(unpacked.Manifest)
+	return job{
+		write: write.Job{Image: src.image, Disk: src.manifest.Disk, Table: final, Size: t.Size},
+		keys:  k,
+		record: deployment.Record{
+			Name: o.name, State: deployment.Started, Device: t.Path, Number: t.Device.Number, Size: t.Size,
+			Disk: src.manifest.Disk.GUID, Profile: src.manifest.Profile, Epoch: src.manifest.SourceDateEpoch, Manifest: sum,
+		},
+	}, nil
+}
+
+// files are what carryOut makes beside the disk.
+func (j job) files(o options) []string {
+	names := []string{deployment.RecordFile}
+	if len(j.keys.Enrolment) > 0 {
+		names = append(names, deployment.EnrolmentFile)
+	}
+	if j.keys.person != nil && len(j.keys.Recovery) > 0 {
+		names = append(names, deployment.RecoveryFile)
+	}
+	for i, n := range names {
+		names[i] = filepath.Join(o.state, o.name, n)
+	}
+	return names
+}
+
+// notOlder refuses an image that is older than what the deployment has, and a
+// device that belongs to another deployment.
+func (a *app) notOlder(src *source, t target.Target, o options) error {
+	all, err := deployment.All(o.state)
+	if err != nil {
 		return err
 	}
-	a.report(src, t, key)
+	for _, r := range all {
+		own := r.Name == o.name
+		switch {
+		case !own && !t.File && r.Number == t.Device.Number:
+			return fault.Newf(fault.DeviceRefused, "%s belongs to the deployment %s", t.Path, r.Name).
+				Hint("--name %s installs it anew, cc-install uninstall %s gives it free", r.Name, r.Name)
+		case own && src.manifest.SourceDateEpoch < r.Epoch && !o.allowDowngrade:
+			return fault.Newf(fault.OlderImage, "%s has an image of %s, this one is of %s", r.Name, day(r.Epoch), day(src.manifest.SourceDateEpoch)).
+				Hint("--allow-downgrade installs it all the same")
+		case own && r.State == deployment.Started:
+			a.say("an installation of %s on %s was not finished; it begins anew", r.Name, r.Device)
+		}
+	}
+	return nil
+}
+
+func day(epoch int64) string { return time.Unix(epoch, 0).UTC().Format(time.DateTime) + " UTC" }
+
+// carryOut makes the installation. What the record says is true at every
+// moment: the disk may hold anything until it was read back.
+func (a *app) carryOut(ctx context.Context, src *source, t target.Target, j job, o options) error {
+	d, err := deployment.Open(o.state, o.name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	scratch, remove, err := d.Scratch()
+	if err != nil {
+		return err
+	}
+	defer remove() // it holds copies that only this installation's keys open
+	c, err := a.makeContents(ctx, src, scratch, j.keys)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if c.kept {
+		j.keys.Enrolment, j.keys.Recovery = j.keys.Image, nil
+	}
+	if err := d.Save(j.record); err != nil {
+		return err
+	}
+	// Before the disk: a disk that nothing opens is of no use.
+	if err := keepKeys(d, j.keys); err != nil {
+		return err
+	}
+	j.write.Disk, j.write.Instead = c.disk, c.instead
+	if err := a.write(ctx, t, j.write); err != nil {
+		return err
+	}
+	j.record.State, j.record.Partitions = deployment.Written, c.parts
+	if err := a.measureDisk(&j.record, src, t); err != nil {
+		return err
+	}
+	if err := d.Save(j.record); err != nil {
+		return err
+	}
+	secret := ""
+	if len(j.keys.Enrolment) > 0 {
+		secret = d.Path(deployment.EnrolmentFile)
+	}
+	a.report(src, t, j, secret)
+	return nil
+}
+
+// measureDisk computes what depends on this disk's partition table.
+func (a *app) measureDisk(r *deployment.Record, src *source, t target.Target) error {
+	uki, err := src.folder.Read(unpacked.UKI, 1<<30)
+	if err != nil {
+		return fault.New(fault.Damaged, err)
+	}
+	disk, err := t.OpenRead()
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	table, err := measured.PartitionTable(io.NewSectionReader(disk, 0, 1<<20))
+	if err != nil {
+		return err
+	}
+	image, err := pcr.ReadUKI(uki)
+	if err != nil {
+		return err
+	}
+	log, err := pcr.Predict(pcr.Boot{Image: image, GPT: table})
+	if err != nil {
+		return err
+	}
+	values, err := log.Replay(pcr.SHA256)
+	if err != nil {
+		return err
+	}
+	one, err := tdx.RTMR1(tdx.Boot{UKI: uki, GPT: table, SecureBoot: true})
+	if err != nil {
+		return err
+	}
+	r.PCR5, r.RTMR1 = hex.EncodeToString(values[5]), one.Register().String()
 	return nil
 }
 
@@ -173,30 +336,18 @@ func (a *app) teeAllowed(folder *unpacked.Folder, o options) error {
 		Hint("--allow-plain installs all the same, without protection against the host")
 }
 
-// imageKey returns the path of the key that opens the volumes, or empty when
-// it does not travel in the installer and was not named.
-func imageKey(folder *unpacked.Folder, o options) (string, error) {
-	if o.imageKey != "" {
-		info, err := os.Stat(o.imageKey)
-		if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
-			return "", fault.Newf(fault.Usage, "--image-key: %s is not a file with a key in it", o.imageKey)
-		}
-		return filepath.Abs(o.imageKey)
-	}
-	if _, err := folder.Stat(unpacked.ImageKey); err != nil {
-		return "", nil
-	}
-	return filepath.Abs(folder.Path(unpacked.ImageKey))
-}
-
-func (a *app) showPlan(t target.Target, job write.Job) {
+func (a *app) showPlan(t target.Target, p plan) {
 	what := human(t.Size)
 	if !t.File {
 		what = strings.TrimSpace(fmt.Sprintf("%s %s %s %s", human(t.Size), t.Device.Class, t.Device.Model, t.Device.Serial))
 	}
 	fmt.Fprintf(a.out, "%s (%s) will be overwritten:\n", t.Path, what)
-	for _, s := range job.Steps() {
+	for _, s := range p.Writes {
 		fmt.Fprintf(a.out, "  %-5s %14d +%-12d %s\n", s.Action, s.Offset, s.Length, s.What)
+	}
+	fmt.Fprintln(a.out, "on this host will be made:")
+	for _, f := range p.Files {
+		fmt.Fprintf(a.out, "  %s\n", f)
 	}
 }
 

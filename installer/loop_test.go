@@ -79,11 +79,11 @@ func TestInstallToALoopDevice(t *testing.T) {
 	dir := installer(t)
 
 	a, out := inProcess(os.DirFS("/"), filepath.Base(device)+"\n", true)
-	if err := a.run(t.Context(), []string{"install", device, "--dir", dir}); err != nil {
+	if err := a.run(t.Context(), []string{"install", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	a, out = inProcess(os.DirFS("/"), "", false)
-	if err := a.run(t.Context(), []string{"verify", device, "--dir", dir}); err != nil {
+	if err := a.run(t.Context(), []string{"verify", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if !strings.Contains(out.String(), "installed and unchanged") {
@@ -102,7 +102,7 @@ func TestInstallToALoopDevice(t *testing.T) {
 	}
 	dropCache(t, device)
 	a, out = inProcess(os.DirFS("/"), "", false)
-	if err := a.run(t.Context(), []string{"verify", device, "--dir", dir}); fault.Exit(err) != fault.ExitFailed {
+	if err := a.run(t.Context(), []string{"verify", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitFailed {
 		t.Errorf("a flipped byte: error %v\n%s", err, out)
 	}
 }
@@ -147,7 +147,7 @@ func TestADeviceThatIsNotATarget(t *testing.T) {
 			}
 			for _, command := range [][]string{{"install", "--yes"}, {"plan"}, {"verify"}} {
 				a, out := inProcess(os.DirFS("/"), "", false)
-				err := a.run(t.Context(), append(command, device, "--dir", dir))
+				err := a.run(t.Context(), append(command, device, "--dir", dir, "--state", t.TempDir()))
 				if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("%v: error %v, want one with %q\n%s", command, err, test.want, out)
 				}
@@ -179,7 +179,7 @@ func TestAMountedDeviceIsRefused(t *testing.T) {
 	dir := installer(t)
 	before := sample(t, device)
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", dir})
+	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -209,7 +209,7 @@ func TestTheNameMustBeTypedBack(t *testing.T) {
 	dir := installer(t)
 	for _, answer := range []string{"", "\n", "yes\n", "loop\n", filepath.Base(device)} {
 		a, out := inProcess(os.DirFS("/"), answer, true)
-		if err := a.run(t.Context(), []string{"install", device, "--dir", dir}); fault.Exit(err) != fault.ExitUsage {
+		if err := a.run(t.Context(), []string{"install", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
 			t.Errorf("answer %q: error %v\n%s", answer, err, out)
 		}
 	}
@@ -229,13 +229,13 @@ func TestAHostWithoutTEE(t *testing.T) {
 	}
 	empty := os.DirFS(t.TempDir())
 	a, _ := inProcess(empty, "", false)
-	err = a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--dir", dir})
+	err = a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsupported {
 		t.Errorf("error %v", err)
 	}
 	unchanged(t, disk)
 	a, out := inProcess(empty, "", false)
-	if err := a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--allow-plain", "--dir", dir}); err != nil {
+	if err := a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--allow-plain", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "will NOT be protected against the host") {
@@ -252,12 +252,12 @@ func TestInterruptedWhileWriting(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a, _ := inProcess(os.DirFS("/"), "", false)
 	a.err = cancelOn{cancel, "writing"}
-	err := a.run(ctx, []string{"install", disk, "--yes", "--allow-file", "--dir", dir})
+	err := a.run(ctx, []string{"install", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitFailed || !strings.Contains(fault.Render(err), "holds no valid installation") {
 		t.Errorf("error %v", err)
 	}
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err = a.run(t.Context(), []string{"verify", disk, "--dir", dir})
+	err = a.run(t.Context(), []string{"verify", disk, "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if err == nil || !strings.Contains(out.String(), "no cc-base on it") {
 		t.Errorf("error %v\n%s", err, out)
 	}

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,15 +23,19 @@ import (
 
 	"golang.org/x/term"
 
+	"cc-base/installer/deployment"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/manifest"
 	"cc-base/tasks/sh"
 )
 
 const usage = `usage:
   cc-install list-devices [--all] [--json]     disks of this host, best target first
   cc-install plan DEV [--json]                 every write that install would do; changes nothing
-  cc-install install DEV [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
-                                               write the image to DEV and prove that it is there
+  cc-install install DEV [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
+                     [--image-key FILE] [--allow-plain] [--allow-downgrade]
+                                               write the image to DEV with keys of its own and prove
+                                               that it is there
   cc-install verify DEV [--json]               compare DEV with this installer
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
                                                measurements
@@ -43,6 +48,11 @@ const usage = `usage:
 ` + releaseUsage + attestUsage + evidenceUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
+  --name NAME    of this installation and its VM (default: cc-base)
+  --recipient F  OpenPGP key that the recovery key is encrypted to; without it the
+                 key is shown once, on a terminal
+  --state DIR    what the host remembers of installations (default: CC_STATE_DIR, or
+                 /var/lib/cc-base)
   --dir DIR      the unpacked installer (default: the folder of cc-install)
   --allow-plain  accept a host without SEV-SNP and TDX: the VM is then not
                  protected against the host
@@ -90,8 +100,14 @@ type app struct {
 
 // options are all flags; each command accepts some of them.
 type options struct {
-	dir, imageKey                                         string
-	json, tap, yes, dryRun, all, allowPlain, allowAnyFile bool
+	dir, state, name, imageKey, recipient    string
+	json, tap, yes, dryRun, all              bool
+	allowPlain, allowAnyFile, allowDowngrade bool
+}
+
+// installFlags are the flags of plan, which install has too.
+func installFlags() []string {
+	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade"}
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -121,11 +137,11 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "list-devices":
 		return command(func() error { return a.listDevices(o) }, &pos, 0, 0, "dir", "json", "all")
 	case "plan":
-		return command(func() error { o.dryRun = true; return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-plain", "allow-file")
+		return command(func() error { o.dryRun = true; return a.install(ctx, pos[0], o) }, &pos, 1, 1, append(installFlags(), "json")...)
 	case "install":
-		return command(func() error { return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "yes", "dry-run", "image-key", "allow-plain", "allow-file")
+		return command(func() error { return a.install(ctx, pos[0], o) }, &pos, 1, 1, append(installFlags(), "yes", "dry-run")...)
 	case "verify":
-		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-file")
+		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "json", "allow-file")
 	case "check":
 		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap")
 	case "explain":
@@ -157,6 +173,14 @@ func (o *options) parse(name string, args, accepted []string) ([]string, error) 
 		switch f {
 		case "dir":
 			set.StringVar(&o.dir, f, "", "")
+		case "state":
+			set.StringVar(&o.state, f, cmp.Or(os.Getenv("CC_STATE_DIR"), deployment.Root), "")
+		case "name":
+			set.StringVar(&o.name, f, manifest.Name, "")
+		case "recipient":
+			set.StringVar(&o.recipient, f, "", "")
+		case "allow-downgrade":
+			set.BoolVar(&o.allowDowngrade, f, false, "")
 		case "image-key":
 			set.StringVar(&o.imageKey, f, "", "")
 		case "json":

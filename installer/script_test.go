@@ -39,7 +39,7 @@ var built = sync.OnceValues(func() ([]byte, error) {
 
 // folder returns the installer folder as the tarball has it.
 func folder() (*installertest.Folder, error) {
-	f := installertest.New()
+	f := installertest.New().Plain()
 	program, err := built()
 	if err != nil {
 		return nil, err
@@ -79,6 +79,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("PATH", dir+string(filepath.ListSeparator)+env.Getenv("PATH"))
+			env.Setenv("CC_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("GNUPGHOME", filepath.Join(env.WorkDir, "gnupg"))
 			if err := os.Mkdir(filepath.Join(env.WorkDir, "gnupg"), 0o700); err != nil {
 				return err

@@ -4,22 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
+	"slices"
 	"strings"
 
+	"cc-base/installer/deployment"
 	"cc-base/installer/target"
 	"cc-base/installer/write"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/hw"
 	"cc-base/tasks/layout"
+	"cc-base/tasks/manifest"
+	"cc-base/tasks/seal"
+	"cc-base/tasks/seal/header"
 )
 
 // The states of a disk.
 const (
-	stateInstalled = "installed" // this installer's image, complete
-	stateDamaged   = "damaged"   // this installer's image, with differences
-	stateOther     = "other"     // another build of cc-base
-	stateNone      = "none"      // no cc-base
+	stateInstalled  = "installed"  // this installer's image, complete
+	stateUnfinished = "unfinished" // an installation that was interrupted
+	stateDamaged    = "damaged"    // this installer's image, with differences
+	stateOther      = "other"      // another build of cc-base
+	stateNone       = "none"       // no cc-base
 )
 
 // verdict is what verify --json writes.
@@ -41,7 +50,7 @@ func (a *app) verify(ctx context.Context, path string, o options) error {
 		return err
 	}
 	defer src.Close()
-	v, err := examine(ctx, src, t)
+	v, err := examine(ctx, src, t, o)
 	if err != nil {
 		return err
 	}
@@ -66,7 +75,36 @@ func (a *app) verify(ctx context.Context, path string, o options) error {
 	return fault.Newf(fault.InstallVerify, "%s does not hold this installation: %s", path, strings.Join(v.Findings, "; "))
 }
 
-func examine(ctx context.Context, src *source, t target.Target) (verdict, error) {
+// record finds what this host remembers of the disk; nothing for a disk that was
+// written elsewhere, or by other means than this program.
+func record(src *source, t target.Target, o options) (*deployment.Record, error) {
+	all, err := deployment.All(o.state)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		here := r.Number == t.Device.Number
+		if t.File {
+			here = samePath(r.Device, t.Path)
+		}
+		if here && r.Size == t.Size && r.Disk == src.manifest.Disk.GUID {
+			return &r, nil
+		}
+	}
+	return nil, nil
+}
+
+// samePath compares paths that may be relative or links.
+func samePath(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
+}
+
+func examine(ctx context.Context, src *source, t target.Target, o options) (verdict, error) {
 	v := verdict{Device: t.Path, State: stateNone, Findings: []string{}, Verified: []string{}}
 	disk, err := t.OpenRead()
 	if err != nil {
@@ -98,11 +136,20 @@ func examine(ctx context.Context, src *source, t target.Target) (verdict, error)
 		return v, nil
 	}
 	v.Findings = append(v.Findings, table.Compare(want)...)
+	known, err := record(src, t, o)
+	if err != nil {
+		return v, err
+	}
+	if known != nil && known.State != deployment.Written {
+		v.State = stateUnfinished
+		v.Findings = append(v.Findings, fmt.Sprintf("the installation of %s on it was not finished", known.Name))
+		return v, nil
+	}
 	for _, p := range src.manifest.Disk.Partitions {
 		if p.ContentSize == 0 {
 			continue
 		}
-		err := write.Content(ctx, disk, p)
+		err := compare(ctx, disk, p, known)
 		switch {
 		case ctx.Err() != nil:
 			return v, fault.New(fault.InstallVerify, ctx.Err())
@@ -117,6 +164,44 @@ func examine(ctx context.Context, src *source, t target.Target) (verdict, error)
 		v.State = stateDamaged
 	}
 	return v, nil
+}
+
+// compare compares a partition with what was written to it, or without a record
+// with the image. The header of an encrypted one is the guest's to change: it
+// must be one that the guest accepts, of the same volume.
+func compare(ctx context.Context, disk io.ReaderAt, p manifest.Partition, known *deployment.Record) error {
+	i := -1
+	if known != nil {
+		i = slices.IndexFunc(known.Partitions, func(k deployment.Partition) bool { return k.Label == p.Label })
+	}
+	if i < 0 {
+		err := write.Content(ctx, disk, p)
+		if err != nil && p.Encrypted && known == nil {
+			err = fmt.Errorf("%w; this host has no record of an installation on this disk, and a volume with keys of its own cannot be compared without", err)
+		}
+		return err
+	}
+	k := known.Partitions[i]
+	if k.Start != p.Start || k.Size != p.ContentSize {
+		return fmt.Errorf("the record of %s has it at another place", known.Name)
+	}
+	if k.Header > 0 {
+		h, err := header.Read(io.NewSectionReader(disk, p.Start, k.Header))
+		if err == nil {
+			err = h.Check(header.Rules{Cipher: "aes-xts-plain64", SectorSize: seal.SectorSize, HeaderSize: k.Header, DeviceSize: p.Size})
+		}
+		if err != nil {
+			return err
+		}
+		if h.UUID() != k.UUID {
+			return fmt.Errorf("it is the volume %s, %s was written", h.UUID(), k.UUID)
+		}
+	}
+	got, err := digest.Reader(ctx, io.NewSectionReader(disk, p.Start+k.Header, k.Size-k.Header))
+	if err == nil && got != k.SHA256 {
+		err = fmt.Errorf("its content has sha256 %s, %s was written", got, k.SHA256)
+	}
+	return err
 }
 
 // looksLikeOurs compares labels: GUIDs differ from build to build.

@@ -15,12 +15,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 
 	"cc-base/tasks/boot/boottest"
 	"cc-base/tasks/digest"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/seal"
+	"cc-base/tasks/seal/header"
+	"cc-base/tasks/sh"
 )
 
 const mib = 1 << 20
@@ -92,6 +97,57 @@ func New() *Folder {
 			copy(content, LUKS2(LUKS2JSON()))
 		}
 	}
+	f.Digest()
+	return f
+}
+
+// Plain makes the image one without encryption, which an installation writes as
+// it is: a volume that is encrypted gets keys of its own, which takes a real one
+// and cryptsetup (see [Folder.Seal]).
+func (f *Folder) Plain() *Folder {
+	for i := range f.Manifest.Disk.Partitions {
+		p := &f.Manifest.Disk.Partitions[i]
+		if p.Encrypted = p.Label == "cc-dynamic"; p.Encrypted {
+			continue
+		}
+		if content := f.Disk.Bytes[p.Start : p.Start+p.ContentSize]; header.IsLUKS(content) {
+			clear(content[:4096])
+		}
+	}
+	f.CommandLine = strings.ReplaceAll(f.CommandLine, "luks+verity", "verity")
+	f.Manifest.CommandLine = f.CommandLine
+	f.Digest()
+	return f
+}
+
+// Seal makes the encrypted volumes real ones, which the installer's image.key
+// opens. The disk grows by their headers.
+func (f *Folder) Seal(t testing.TB, tools sh.Runner, dir string) *Folder {
+	t.Helper()
+	old, shift := f.Disk, int64(0)
+	f.Disk = NewDisk(f.Manifest.Disk.VirtualSize + 2*seal.HeaderSize)
+	for i := range f.Manifest.Disk.Partitions {
+		p := &f.Manifest.Disk.Partitions[i]
+		content := old.Bytes[p.Start : p.Start+p.ContentSize]
+		if p.Encrypted && p.ContentSize > 0 {
+			plain := filetest.Noise(byte(i), int(p.ContentSize)/seal.SectorSize*seal.SectorSize)
+			file := filetest.Write(t, filepath.Join(dir, p.Label), plain)
+			e := seal.Encryption{Cipher: "aes-xts-plain64", KeyBits: 512, Hash: "sha512", UUID: strings.ToLower(p.GUID)}
+			if err := seal.Encrypt(t.Context(), tools, file, f.Files["image.key"], e); err != nil {
+				t.Fatal(err)
+			}
+			content = filetest.Read(t, file)
+			p.Size += seal.HeaderSize
+		}
+		p.Start += shift
+		p.ContentSize = int64(len(content))
+		copy(f.Disk.Bytes[p.Start:], content)
+		if p.Encrypted && p.ContentSize > 0 {
+			shift += seal.HeaderSize
+		}
+		f.Table.Entries[i].Start, f.Table.Entries[i].Size = p.Start, p.Size
+	}
+	f.Manifest.Disk.VirtualSize += shift
 	f.Digest()
 	return f
 }

@@ -60,10 +60,13 @@ type Step struct {
 
 // Job is one installation.
 type Job struct {
-	Image io.ReaderAt   // the disk in the image
-	Disk  manifest.Disk // what it holds
-	Table layout.Table  // final, see [layout.Final]
-	Size  int64         // of the device, bytes
+	Image io.ReaderAt // the disk in the image
+	// Instead has the content of partitions that is written in place of the
+	// image's, by label.
+	Instead map[string]io.ReaderAt
+	Disk    manifest.Disk // what it holds
+	Table   layout.Table  // final, see [layout.Final]
+	Size    int64         // of the device, bytes
 
 	// Progress is told how many of all bytes to be copied are on the device;
 	// nil keeps quiet.
@@ -164,6 +167,10 @@ func (j Job) Run(ctx context.Context, dev Device, forget func() error) error {
 // copy streams one partition's content and compares what it reads with the
 // manifest: an image that changed after its checksum was verified stops here.
 func (j Job) copy(ctx context.Context, dev Device, s Step, want string, before, all int64) error {
+	source := io.ReaderAt(io.NewSectionReader(j.Image, s.Offset, s.Length))
+	if other := j.Instead[s.What]; other != nil {
+		source = other
+	}
 	h, buf := sha256.New(), make([]byte, chunk)
 	unsynced := int64(0)
 	for at := int64(0); at < s.Length; {
@@ -171,7 +178,7 @@ func (j Job) copy(ctx context.Context, dev Device, s Step, want string, before, 
 			return err
 		}
 		b := buf[:min(chunk, s.Length-at)]
-		if _, err := j.Image.ReadAt(b, s.Offset+at); err != nil {
+		if _, err := source.ReadAt(b, at); err != nil && (err != io.EOF || at+int64(len(b)) < s.Length) {
 			return fmt.Errorf("reading the image: %w", err)
 		}
 		h.Write(b)

@@ -27,6 +27,9 @@ const (
 	InstallWrite  Code = "CC0704"
 	Usage         Code = "CC0705"
 	InstallVerify Code = "CC0706"
+	Deployment    Code = "CC0707"
+	OlderImage    Code = "CC0708"
+	ImageKeyLost  Code = "CC0709"
 	GuestCmdline  Code = "CC0801"
 	GuestVolume   Code = "CC0802"
 	GuestKey      Code = "CC0803"
@@ -168,6 +171,15 @@ func Meanings() []Meaning {
 		{InstallVerify, ExitFailed, "the disk does not hold this installation",
 			"a partition is missing or its content differs from the manifest",
 			"install again"},
+		{Deployment, ExitFailed, "what the host remembers of the installation cannot be used",
+			"the folder of the deployment under /var/lib/cc-base is damaged, locked by another installer, or cannot be written to",
+			"run as root; a record that is damaged can be moved away, then the disk is installed anew"},
+		{OlderImage, ExitUnsafe, "the image is older than the installed one",
+			"its date is before that of the image that this deployment has: an attacker may want a hole back that was mended",
+			"take the newest installer, or say --allow-downgrade"},
+		{ImageKeyLost, ExitUsage, "the key of the shipped image is needed",
+			"the volumes get keys of their own at installation, for which they have to be opened once",
+			"name the key with --image-key FILE; image.key of the build's out/keys, or decrypt image-key.asc"},
 		{GuestCmdline, ExitFailed, "the guest refused its kernel command line",
 			"a parameter that fixes a root hash is missing, malformed or given twice",
 			"boot the image with its own UKI and nothing added"},

@@ -60,6 +60,12 @@ func (n Number) String() string { return fmt.Sprintf("%d:%d", n.Major, n.Minor) 
 // MarshalText makes JSON hold MAJOR:MINOR.
 func (n Number) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (n *Number) UnmarshalText(text []byte) (err error) {
+	*n, err = parseNumber(string(text))
+	return err
+}
+
 // Device is one disk or partition and how it is used. The uses are those of
 // the device, of its partitions and of everything stacked on them.
 type Device struct {

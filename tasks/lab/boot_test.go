@@ -72,6 +72,7 @@ func TestTheBuiltImageBootsToReady(t *testing.T) {
 }
 
 func TestAWrongKeyIsRefused(t *testing.T) {
+	boots.LongOnly(t) // the short mode tries the image's key on an installed disk
 	image := lab.Built(t)
 	tools, tmp := lab.Tools(t, image.Out)
 	key := filepath.Join(tmp, "wrong.key")
@@ -174,12 +175,17 @@ func TestWhatTheInstallerWritesBoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	install := filepath.Join(tmp, "installer", "install.sh")
+	path := lab.OnPath(t, tools, "cryptsetup") + string(os.PathListSeparator) + os.Getenv("PATH")
 	for _, args := range [][]string{{target, "--allow-file", "--allow-plain", "--yes"}, {"--verify", target, "--allow-file"}} {
-		if out, err := exec.Command(install, args...).CombinedOutput(); err != nil {
+		cmd := exec.Command(install, args...)
+		cmd.Env = append(os.Environ(), "CC_STATE_DIR="+filepath.Join(tmp, "state"), "PATH="+path)
+		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("install.sh %v: %v\n%s", args, err, out)
 		}
 	}
-	boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "installer", "image.key")}, ready)
+	// The shipped image's key opens nothing there.
+	refused(t, boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "installer", "image.key")}, ""), "cc-base: refused: CC0803")
+	boots.Boot(t, tools, lab.Guest{Disk: target, Key: filepath.Join(tmp, "state", "cc-base", "enroll.key")}, ready)
 }
 
 func TestMageVMShowsTheConsoleOfTheBuiltImage(t *testing.T) { mageVM(t, "vm") }

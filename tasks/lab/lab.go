@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -49,6 +50,28 @@ func Tools(t testing.TB, binds ...string) (toolbox.Tree, string) {
 	}
 	tmp := t.TempDir()
 	return toolbox.Tree{Dir: dir, Host: sh.Host{Log: onFailure(t)}, Binds: append([]string{tmp}, binds...)}, tmp
+}
+
+// OnPath returns a folder with the tree's programs of these names, for a test of
+// a program that finds them through PATH. They see the tree's folders and the
+// working folder /.
+func OnPath(t testing.TB, tree toolbox.Tree, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range names {
+		argv, err := tree.Argv("/", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script := "#!/bin/sh\nexec"
+		for _, a := range argv {
+			script += " '" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script+" \"$@\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // Image is the built image under test.

@@ -72,33 +72,41 @@ done
 chroot "$tree" env -C "$dir" PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
 `
 
+// Argv returns the command of the host, unshare, that runs a program of the tree
+// in the folder dir, as far as the program's own arguments.
+func (t Tree) Argv(dir, name string) ([]string, error) {
+	binds, err := t.binds()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	argv := []string{
+		"unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child",
+		"sh", "-euc", enter, name, t.Dir, dir, fmt.Sprint(len(binds)),
+	}
+	return append(append(argv, binds...), name), nil
+}
+
 // Run implements sh.Runner.
 func (t Tree) Run(ctx context.Context, c sh.Cmd) error {
 	dir := c.Dir
 	if dir == "" {
 		dir = "/"
 	}
-	binds, err := t.binds()
+	args, err := t.Argv(dir, c.Name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.Name, err)
+		return err
 	}
-	args := []string{
-		"--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child",
-		"sh", "-euc", enter, c.Name, t.Dir, dir, fmt.Sprint(len(binds)),
-	}
-	args = append(args, binds...)
-	args = append(args, c.Name)
 	args = append(args, c.Args...)
 	// The machine's TMPDIR and HOME are not in the tree, or would be another
 	// folder of the same name that keeps state from run to run.
 	env := append([]string{"TMPDIR=/tmp", "HOME=/tmp"}, c.Env...)
-	err = t.Host.Run(ctx, sh.Cmd{Name: "unshare", Args: args, Env: env, Stdin: c.Stdin, Stdout: c.Stdout, Files: c.Files})
+	err = t.Host.Run(ctx, sh.Cmd{Name: args[0], Args: args[1:], Env: env, Stdin: c.Stdin, Stdout: c.Stdout, Files: c.Files})
 	var failed *sh.Error
 	if errors.As(err, &failed) {
 		// The user wants to know that mkfs.erofs failed, not unshare.
 		failed.Name = c.Name
 	}
-	if full := fullFolder(binds); failed != nil && full != "" {
+	if full := fullFolder(t.Binds); failed != nil && full != "" {
 		// Not every tool says so: mkfs.erofs 1.8.6 calls it a bad checksum.
 		return fmt.Errorf("%w\n  %s: %w", err, full, syscall.ENOSPC)
 	}
