@@ -27,10 +27,11 @@ import (
 
 const usage = `usage:
   cc-install list-devices [--all] [--json]     disks of this host, best target first
-  cc-install plan DEV [--json]                 every write that install would do; changes nothing
-  cc-install install DEV [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
+  cc-install plan [DEV] [--json]               every write that install would do; changes nothing
+  cc-install install [DEV] [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
                                                write the image to DEV and prove that it is there
-  cc-install verify DEV [--json]               compare DEV with this installer
+  cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
+                                               rule whether it would be accepted as a target
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
                                                measurements
   cc-install measure snp|tdx|ovmf|pcr …
@@ -47,6 +48,10 @@ const usage = `usage:
                  protected against the host
   --allow-file   accept a regular file as DEV
 
+Without DEV: AUTO_SELECT=true chooses the best free disk, NVMe before SSD before
+HDD, then the larger; PREFER_NVME=true and PREFER_SSD=true do so with that class
+first; DEBUG=true shows every device with every rule.
+
 exit status: 0 ok, 1 failed, 2 usage, 3 unsupported hardware, 4 refused as unsafe
 `
 
@@ -57,7 +62,7 @@ func mainExit() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a := &app{
-		root: os.DirFS("/"), stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
+		root: os.DirFS("/"), getenv: os.Getenv, stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
 		asks:  term.IsTerminal(int(os.Stdin.Fd())),
 		shows: term.IsTerminal(int(os.Stderr.Fd())),
 	}
@@ -78,12 +83,13 @@ func told(code fault.Code) error { return fault.New(code, errSilent) }
 
 // app is the program with its outside world.
 type app struct {
-	root  fs.FS // the root folder, for probes
-	stdin io.Reader
-	out   io.Writer // results
-	err   io.Writer // everything else
-	asks  bool      // stdin is a terminal
-	shows bool      // err is a terminal
+	root   fs.FS // the root folder, for probes
+	getenv func(string) string
+	stdin  io.Reader
+	out    io.Writer // results
+	err    io.Writer // everything else
+	asks   bool      // stdin is a terminal
+	shows  bool      // err is a terminal
 }
 
 // options are all flags; each command accepts some of them.
@@ -119,9 +125,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "list-devices":
 		return command(func() error { return a.listDevices(o) }, &pos, 0, 0, "dir", "json", "all")
 	case "plan":
-		return command(func() error { o.dryRun = true; return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-plain", "allow-file")
+		return command(func() error { o.dryRun = true; return a.install(ctx, pos, o) }, &pos, 0, 1, "dir", "json", "allow-plain", "allow-file")
 	case "install":
-		return command(func() error { return a.install(ctx, pos[0], o) }, &pos, 1, 1, "dir", "yes", "dry-run", "image-key", "allow-plain", "allow-file")
+		return command(func() error { return a.install(ctx, pos, o) }, &pos, 0, 1, "dir", "yes", "dry-run", "image-key", "allow-plain", "allow-file")
 	case "verify":
 		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "json", "allow-file")
 	case "check":

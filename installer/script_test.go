@@ -165,5 +165,5 @@ func TestTheProgramIsStatic(t *testing.T) {
 // app returns the program in-process, with what it wrote.
 func inProcess(root fs.FS, stdin string, terminal bool) (*app, *bytes.Buffer) {
 	var out bytes.Buffer
-	return &app{root: root, stdin: bytes.NewBufferString(stdin), out: &out, err: io.MultiWriter(&out), asks: terminal}, &out
+	return &app{root: root, getenv: func(string) string { return "" }, stdin: bytes.NewBufferString(stdin), out: &out, err: io.MultiWriter(&out), asks: terminal}, &out
 }

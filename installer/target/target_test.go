@@ -24,10 +24,10 @@ func TestAFile(t *testing.T) {
 	if err != nil || !found.File || found.Size != 4096 {
 		t.Fatalf("got %+v, error %v", found, err)
 	}
-	if got := found.Refusals(hw.Need{Size: 8192}, false); len(got) != 2 || got[0].Reason != hw.NotABlock || got[1].Reason != hw.TooSmall {
+	if got := found.Refusals(hw.Need{Size: 8192}); len(got) != 2 || got[0].Reason != hw.NotABlock || got[1].Reason != hw.TooSmall {
 		t.Errorf("refusals %v", got)
 	}
-	if got := found.Refusals(hw.Need{Size: 4096}, true); len(got) != 0 {
+	if got := found.Refusals(hw.Need{Size: 4096, Files: true}); len(got) != 0 {
 		t.Errorf("refusals %v", got)
 	}
 	f, err := found.Open()

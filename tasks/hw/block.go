@@ -50,6 +50,7 @@ const (
 	Partition Kind = "partition"
 	Virtual   Kind = "virtual"
 	Memory    Kind = "memory"
+	Regular   Kind = "file"
 )
 
 // Number is a device number. Devices are compared by it and never by name:
@@ -86,6 +87,7 @@ type Device struct {
 	Mounts     []string `json:"mounts,omitempty"`      // mount points, sorted
 	Swaps      []string `json:"swaps,omitempty"`       // names of the nodes that are swap, sorted
 	Holders    []string `json:"holders,omitempty"`     // what stands on it, sorted: "md0", "dm-0 (vg-root)"
+	Writers    []string `json:"writers,omitempty"`     // programs that have it open for writing, sorted
 	Partitions []string `json:"partitions,omitempty"`  // names of the partitions that the kernel sees
 	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by its WWID
 	Members    []Member `json:"memberships,omitempty"` // what it is a part of, held at the moment or not
@@ -118,6 +120,7 @@ func Devices(root fs.FS) ([]Device, error) {
 	if err := s.uses(); err != nil {
 		return nil, err
 	}
+	s.programs()
 	for _, d := range s.nodes {
 		s.sectors(d)
 	}
@@ -153,6 +156,7 @@ type scan struct {
 	nodes   map[string]*Device  // by kernel name
 	parts   map[string][]string // disk to its partitions
 	holders map[string][]string // node to what is stacked on it
+	writers map[string][]string // node to programs
 	wwids   map[string][]string // WWID to the nodes that have it
 	mounts  map[string][]string // node to mount points
 	swaps   map[string]bool     // nodes that are swap

@@ -198,7 +198,7 @@ func TestEveryDeviceMeetsEveryRule(t *testing.T) {
 		}
 		got = append(got, v.Rule)
 	}
-	want := []hw.Reason{"unreadable", "memory", "system-disk", "mounted", "swap", "held", "raid", "lvm", "zfs", "ceph", "read-only",
+	want := []hw.Reason{"unreadable", "regular-file", "memory", "system-disk", "mounted", "swap", "held", "in-use", "raid", "lvm", "zfs", "ceph", "read-only",
 		"no-medium", "too-small", "sector-size", "data", "several-paths", "removable", "partition", "virtual"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

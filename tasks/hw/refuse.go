@@ -16,11 +16,13 @@ type Reason string
 // other does.
 const (
 	Unjudged     Reason = "unreadable"    // the kernel does not tell enough, or the sectors cannot be read
+	NotABlock    Reason = "regular-file"  // a file and no device
 	InMemory     Reason = "memory"        // gone at the next boot
 	SystemDisk   Reason = "system-disk"   // the running system lives on it
 	Mounted      Reason = "mounted"       // it, a partition of it, or something built on it
 	SwapInUse    Reason = "swap"          // the same, as swap space
 	Held         Reason = "held"          // device-mapper, md, bcache … stands on it
+	InUse        Reason = "in-use"        // a program writes to it, or the kernel refuses exclusive use
 	RAIDMember   Reason = "raid"          // a member of an array, started or not
 	LVMMember    Reason = "lvm"           // a physical volume, active or not
 	ZFSMember    Reason = "zfs"           // of a pool, imported or not
@@ -34,11 +36,12 @@ const (
 	Removable    Reason = "removable"     // a stick, a card, anything on USB
 	NotADisk     Reason = "partition"     // a partition, not a whole disk
 	FromParts    Reason = "virtual"       // a loop, device-mapper or md device
-
-	// These two are found by whoever opens the device.
-	InUse     Reason = "in-use"       // the kernel refuses exclusive use, or a program writes to it
-	NotABlock Reason = "regular-file" // a file and no device
 )
+
+// Member reports whether the reason is membership of something larger.
+func (r Reason) Member() bool {
+	return r == RAIDMember || r == LVMMember || r == ZFSMember || r == CephMember
+}
 
 // Refusal is a reason with what was found.
 type Refusal struct {
@@ -54,6 +57,7 @@ type Need struct {
 	Size       int64    // bytes; 0 means any
 	SectorSize int64    // bytes of a logical block; 0 means any
 	Named      bool     // the user named the device, it was not found by a search
+	Files      bool     // a regular file will do
 	Labels     []string // of the image's partitions: a disk with just these is a former installation, and free
 }
 
@@ -77,6 +81,9 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{Unjudged, false, unjudged},
+		{NotABlock, false, func(d Device, need Need) string {
+			return when(d.Kind == Regular && !need.Files, "it is a regular file")
+		}},
 		{InMemory, false, func(d Device, _ Need) string { return when(d.Kind == Memory, "it lives in memory") }},
 		{SystemDisk, false, func(d Device, _ Need) string {
 			return list("the running system lives on it (%s)", intersect(d.Mounts, systemPoints()))
@@ -84,6 +91,7 @@ func rules() []rule {
 		{Mounted, false, func(d Device, _ Need) string { return list("it is mounted at %s", d.Mounts) }},
 		{SwapInUse, false, func(d Device, _ Need) string { return list("it is swap space (%s)", d.Swaps) }},
 		{Held, false, func(d Device, _ Need) string { return list("it is held by %s", d.Holders) }},
+		{InUse, false, func(d Device, _ Need) string { return list("it is open for writing by %s", d.Writers) }},
 		{RAIDMember, false, member(signature.RAID, "it is a member of a RAID array (%s)")},
 		{LVMMember, false, member(signature.LVM, "it is in use by LVM (%s)")},
 		{ZFSMember, false, member(signature.ZFS, "it belongs to ZFS (%s)")},
@@ -131,9 +139,12 @@ func Judge(d Device, need Need) []Verdict {
 // Refusals returns every reason against d, not only the first: who fixes one
 // wants to know the next. No reason means that d is a target as far as sysfs,
 // procfs and its sectors can tell.
-func Refusals(d Device, need Need) []Refusal {
+func Refusals(d Device, need Need) []Refusal { return Refused(Judge(d, need)) }
+
+// Refused returns the verdicts against a device.
+func Refused(verdicts []Verdict) []Refusal {
 	var out []Refusal
-	for _, v := range Judge(d, need) {
+	for _, v := range verdicts {
 		if v.Refused {
 			out = append(out, Refusal{v.Rule, v.Detail})
 		}

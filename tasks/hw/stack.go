@@ -54,6 +54,23 @@ func (s *scan) called(name string) string {
 	return name
 }
 
+// RegularFile returns what the rules say of a file of size bytes as if it were
+// a disk.
+func RegularFile(path string, size int64, content io.ReaderAt) Device {
+	d := Device{Name: path, Path: path, Kind: Regular, Size: size, SectorSize: 512}
+	d.look(content)
+	d.Members = memberships(d.Found)
+	return d
+}
+
+// look reads the sectors of d.
+func (d *Device) look(disk io.ReaderAt) {
+	var err error
+	if d.Found, err = signature.Find(disk, d.Size); err != nil {
+		d.Unread = cause(err)
+	}
+}
+
 // sectors reads what lies on d. What cannot be read cannot be judged.
 func (s *scan) sectors(d *Device) {
 	if d.Unreadable != "" || d.Size == 0 || d.Kind == Memory {
@@ -74,9 +91,7 @@ func (s *scan) sectors(d *Device) {
 		d.Unread = "it allows no random access"
 		return
 	}
-	if d.Found, err = signature.Find(disk, d.Size); err != nil {
-		d.Unread = cause(err)
-	}
+	d.look(disk)
 }
 
 // cause is the error without the path, which the reader knows.

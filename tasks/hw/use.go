@@ -100,6 +100,7 @@ func (s *scan) collect(d *Device, name string) {
 		}
 		seen[n] = true
 		d.Mounts = append(d.Mounts, s.mounts[n]...)
+		d.Writers = append(d.Writers, s.writers[n]...)
 		if s.swaps[n] {
 			d.Swaps = append(d.Swaps, n)
 		}
@@ -122,11 +123,12 @@ func (s *scan) collect(d *Device, name string) {
 			visit(p)
 		}
 		d.Mounts = append(d.Mounts, s.mounts[d.Parent]...)
+		d.Writers = append(d.Writers, s.writers[d.Parent]...)
 		for _, h := range s.holders[d.Parent] {
 			d.Holders = append(d.Holders, s.called(h))
 		}
 	}
-	for _, list := range []*[]string{&d.Mounts, &d.Swaps, &d.Holders} {
+	for _, list := range []*[]string{&d.Mounts, &d.Swaps, &d.Holders, &d.Writers} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
