@@ -54,7 +54,7 @@ func FromEnv(getenv func(string) string) (Preference, error) {
 		p.First = append(p.First, hw.SSD)
 	}
 	if getenv(AutoSelect) != "" && !is[AutoSelect] && len(p.First) > 0 {
-		problems = append(problems, fmt.Errorf("%s is %s, but %s asks for a choice", AutoSelect, getenv(AutoSelect), strings.Join(p.names(), " and ")))
+		problems = append(problems, fmt.Errorf("%s is %s, which contradicts %s", AutoSelect, getenv(AutoSelect), strings.Join(p.names(), " and ")))
 	}
 	return p, errors.Join(problems...)
 }

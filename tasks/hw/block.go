@@ -89,7 +89,7 @@ type Device struct {
 	Holders    []string `json:"holders,omitempty"`     // what stands on it, sorted: "md0", "dm-0 (vg-root)"
 	Writers    []string `json:"writers,omitempty"`     // programs that have it open for writing, sorted
 	Partitions []string `json:"partitions,omitempty"`  // names of the partitions that the kernel sees
-	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by its WWID
+	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by its WWID, unless multipath holds it
 	Members    []Member `json:"memberships,omitempty"` // what it is a part of, held at the moment or not
 	// Found is what its sectors say.
 	Found []signature.Found `json:"found,omitempty"`

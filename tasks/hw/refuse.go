@@ -93,7 +93,7 @@ func rules() []rule {
 		{Held, false, func(d Device, _ Need) string { return list("it is held by %s", d.Holders) }},
 		{InUse, false, func(d Device, _ Need) string { return list("it is open for writing by %s", d.Writers) }},
 		{RAIDMember, false, member(signature.RAID, "it is a member of a RAID array (%s)")},
-		{LVMMember, false, member(signature.LVM, "it is in use by LVM (%s)")},
+		{LVMMember, false, member(signature.LVM, "it belongs to LVM (%s)")},
 		{ZFSMember, false, member(signature.ZFS, "it belongs to ZFS (%s)")},
 		{CephMember, false, member(signature.Ceph, "it belongs to Ceph (%s)")},
 		{IsReadOnly, false, func(d Device, _ Need) string { return when(d.ReadOnly, "it is read-only") }},

@@ -116,7 +116,9 @@ func (s *scan) collect(d *Device, name string) {
 		}
 	}
 	visit(name)
-	d.OtherPaths = s.paths(name)
+	if !slices.ContainsFunc(s.holders[name], s.multipath) {
+		d.OtherPaths = s.paths(name)
+	}
 	if d.Parent != "" {
 		d.OtherPaths = s.paths(d.Parent)
 		for _, p := range d.OtherPaths {
