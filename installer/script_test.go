@@ -94,7 +94,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"disk": makeDisk, "flip": flip, "untouched": untouched, "status": status,
+			"disk": makeDisk, "flip": flip, "untouched": untouched, "status": status, "put": putText,
 		},
 	})
 }
@@ -129,6 +129,17 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	b[0] ^= 1
 	_, err = f.WriteAt(b[:], off)
+	ts.Check(err)
+}
+
+// putText writes text into a file: put FILE OFFSET TEXT.
+func putText(ts *testscript.TestScript, _ bool, args []string) {
+	off, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY, 0)
+	ts.Check(err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte(args[2]), off)
 	ts.Check(err)
 }
 

@@ -53,6 +53,27 @@ func TestAFile(t *testing.T) {
 	}
 }
 
+func TestAFileThatIsAMember(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "disk")
+	content := make([]byte, 8192)
+	copy(content[512:], "LABELONE")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := target.Find(fstest.MapFS{}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need := hw.Need{Named: true, Files: true}
+	if got := found.Refusals(need); len(got) != 1 || got[0].Reason != hw.LVMMember {
+		t.Errorf("refusals %v", got)
+	}
+	if all, rules := len(found.Judge(need)), len(hw.Judge(hw.Device{}, need)); all != rules {
+		t.Errorf("%d verdicts of %d rules", all, rules)
+	}
+}
+
 func TestNoDevice(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{filepath.Join(t.TempDir(), "none"), t.TempDir(), "/dev/null"} {

@@ -188,6 +188,33 @@ func TestARuleThatYieldsIsToldAllTheSame(t *testing.T) {
 	}
 }
 
+func TestAFileIsJudgedLikeADisk(t *testing.T) {
+	t.Parallel()
+	const size = 64 * hwtest.MiB
+	for _, test := range []struct {
+		name    string
+		content hwtest.Sectors
+		need    hw.Need
+		want    []string
+	}{
+		{"blank", hwtest.Blank(size), hw.Need{Files: true, Size: size, SectorSize: 512}, nil},
+		{"not asked for", hwtest.Blank(size), hw.Need{}, []string{"it is a regular file"}},
+		{"too small", hwtest.Blank(size), hw.Need{Files: true, Size: size + 1}, []string{"it has 67108864 bytes, the image needs 67108865"}},
+		{"a member", hwtest.ZFS(size), hw.Need{Files: true, Named: true}, []string{"it belongs to ZFS (a member of a ZFS pool)"}},
+		{"data", hwtest.Swap(size), hw.Need{Files: true}, []string{"it holds swap space; name it to use it"}},
+		{"data, named", hwtest.Swap(size), hw.Need{Files: true, Named: true}, nil},
+		{"shorter than it says", hwtest.Blank(size / 2), hw.Need{Files: true}, []string{"its sectors cannot be read: unexpected EOF"}},
+	} {
+		var got []string
+		for _, r := range hw.Refusals(hw.RegularFile("disk", size, test.content), test.need) {
+			got = append(got, r.String())
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
 // Whoever shortens the list of reasons or their order changes what users read.
 func TestEveryDeviceMeetsEveryRule(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 	"testing/fstest"
 	"time"
@@ -113,8 +114,7 @@ func (h Host) add(name, text string) Host {
 
 // Sectors sets what lies on the device or partition of that name.
 func (h Host) Sectors(name string, s Sectors) Host {
-	path := "dev/" + strings.ReplaceAll(name, "!", "/")
-	h.disks[path] = s
+	h.disks[path.Join("dev", strings.ReplaceAll(name, "!", "/"))] = s
 	return h
 }
 
