@@ -120,6 +120,9 @@ func Among(devices []hw.Device, need hw.Need, p Preference) Choice {
 	}
 	c.Free, c.Device = true, free[0]
 	c.Reasons = append(p.passedOver(free[0].Class), p.why(free))
+	if c.Device.Former(need.Labels) {
+		c.Reasons = append(c.Reasons, c.Device.Path+" holds a former installation, whose data will be lost")
+	}
 	return c
 }
 

@@ -89,7 +89,7 @@ type Device struct {
 	Holders    []string `json:"holders,omitempty"`     // what stands on it, sorted: "md0", "dm-0 (vg-root)"
 	Writers    []string `json:"writers,omitempty"`     // programs that have it open for writing, sorted
 	Partitions []string `json:"partitions,omitempty"`  // names of the partitions that the kernel sees
-	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by its WWID, unless multipath holds it
+	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by WWID and size, unless multipath holds it
 	Members    []Member `json:"memberships,omitempty"` // what it is a part of, held at the moment or not
 	// Found is what its sectors say.
 	Found []signature.Found `json:"found,omitempty"`
@@ -157,7 +157,7 @@ type scan struct {
 	parts   map[string][]string // disk to its partitions
 	holders map[string][]string // node to what is stacked on it
 	writers map[string][]string // node to programs
-	wwids   map[string][]string // WWID to the nodes that have it
+	wwids   map[string][]string // WWID and size to the nodes that have both
 	mounts  map[string][]string // node to mount points
 	swaps   map[string]bool     // nodes that are swap
 }
@@ -188,6 +188,9 @@ func (s *scan) disk(name string) {
 	s.holders[name] = s.list(dir + "/holders")
 	for _, file := range []string{"/wwid", "/device/wwid"} {
 		if id := s.text(dir + file); id != "" && d.Kind == Disk {
+			// Cheap controllers give all their disks one WWID; paths to one
+			// disk have one size as well.
+			id = fmt.Sprintf("%s %d", id, d.Size)
 			s.wwids[id] = append(s.wwids[id], name)
 			break
 		}

@@ -159,16 +159,24 @@ func unjudged(d Device, _ Need) string {
 	return when(d.Unread != "", "its sectors cannot be read: %s", d.Unread)
 }
 
+// Former reports whether d holds an installation whose partitions have just
+// these labels.
+func (d Device) Former(labels []string) bool {
+	return len(labels) > 0 && slices.ContainsFunc(d.Found, func(f signature.Found) bool {
+		return f.Kind == signature.Table && slices.Equal(f.Labels, labels)
+	})
+}
+
 // holds tells what is on a disk, members of something larger excepted, which
 // have rules of their own. Partitions that the kernel sees count without a
 // table that is known here.
 func holds(d Device, need Need) string {
+	if d.Former(need.Labels) {
+		return "" // what is in its partitions is a former installation's as well
+	}
 	var what []string
 	for _, f := range d.Found {
-		switch {
-		case f.Kind == signature.Table && len(need.Labels) > 0 && slices.Equal(f.Labels, need.Labels):
-			return "" // what is in its partitions is a former installation's as well
-		case !f.Kind.Member():
+		if !f.Kind.Member() {
 			what = append(what, f.String())
 		}
 	}

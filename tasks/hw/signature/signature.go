@@ -3,12 +3,11 @@
 // several disks. Nobody may hold the disk at the moment and sysfs may know
 // nothing of it; the sectors still do.
 //
-// Only fixed places are read, a few hundred kilobytes of a disk of any size:
-// its first 4 MiB and last 512 KiB, and the same of every partition. Magic numbers and places are
-// those of the formats' own documents; the tests ask libblkid, a second
-// implementation of all of them, what it makes of the same bytes. A magic
-// number is enough to be found, checksums are not verified: a damaged member
-// is a member, too.
+// Only fixed places are read, about half a megabyte of a disk of any size and
+// as much of each partition. Magic numbers and places are those of the
+// formats' own documents; the tests ask libblkid, a second implementation,
+// what it makes of the same bytes. A magic number is enough to be found,
+// checksums are not verified: a damaged member is a member, too.
 package signature
 
 import (
