@@ -189,8 +189,10 @@ func TestPartitionsAreLookedInto(t *testing.T) {
 		Put(mib, hwtest.Swap(2*mib)).
 		Put(8192*512, hwtest.MBR(size, hwtest.Record{Type: 0x8e, Start: 2048, Count: 8192}, hwtest.Record{Type: 0x05, Start: 20480, Count: 20000})).
 		Put((8192+2048)*512, hwtest.LVM(4*mib)).
-		Put((8192+20480)*512, hwtest.MBR(size, hwtest.Record{Type: 0x83, Start: 2048, Count: 8192})).
-		Put((8192+20480+2048)*512, hwtest.XFS(4*mib))
+		Put((8192+20480)*512, hwtest.MBR(size, hwtest.Record{Type: 0x83, Start: 2048, Count: 8192}, hwtest.Record{Type: 0x05, Start: 40960, Count: 20000})).
+		Put((8192+20480+2048)*512, hwtest.XFS(4*mib)).
+		Put((8192+40960)*512, hwtest.MBR(size, hwtest.Record{Type: 0xfd, Start: 2048, Count: 8192})).
+		Put((8192+40960+2048)*512, hwtest.RAID(4*mib, "1.2"))
 	endless := hwtest.MBR(size, hwtest.Record{Type: 0x0f, Start: 8192, Count: 100000}).
 		Put(8192*512, hwtest.MBR(size, hwtest.Record{Type: 0x83, Start: 1, Count: 1}, hwtest.Record{Type: 0x05, Start: 1, Count: 1})).
 		Put(8193*512, hwtest.MBR(size, hwtest.Record{Type: 0x83, Start: 1, Count: 1}, hwtest.Record{Type: 0x05, Start: 1, Count: 1}))
@@ -207,6 +209,7 @@ func TestPartitionsAreLookedInto(t *testing.T) {
 			"data swap space in partition 1 @1052662",
 			"lvm an LVM physical volume in partition 5 @5243392",
 			"data an xfs file system in partition 6 @15728640",
+			"raid a Linux RAID superblock 1.2 in partition 7 @26218496",
 		}},
 		{"a chain of logical partitions that does not end", endless, []string{"table an MBR partition table @510"}},
 		{"a protective record and nothing else", hwtest.MBR(size, hwtest.Record{Type: 0xee, Start: 1, Count: 1000}), []string{"table an MBR partition table @510"}},
