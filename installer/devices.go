@@ -67,7 +67,7 @@ func (a *app) need(o options) hw.Need {
 
 // needs is what an image wants of a device.
 func needs(d manifest.Disk) hw.Need {
-	return hw.Need{Size: d.VirtualSize, SectorSize: d.SectorSize}
+	return hw.Need{Size: d.VirtualSize, SectorSize: d.SectorSize, Labels: d.Labels()}
 }
 
 func sentence(reasons []hw.Refusal) string {

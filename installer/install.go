@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,25 +77,11 @@ func (a *app) open(ctx context.Context, o options) (_ *source, err error) {
 	return &source{folder, m, image, table, file}, nil
 }
 
-// openBoth opens the installer and finds the device, in this order: a damaged
-// installer says nothing about a device. The caller closes the source.
-func (a *app) openBoth(ctx context.Context, path string, o options) (*source, target.Target, error) {
-	src, err := a.open(ctx, o)
-	if err != nil {
-		return nil, target.Target{}, err
-	}
-	t, err := target.Find(a.root, path)
-	if err != nil {
-		src.Close()
-		return nil, target.Target{}, err
-	}
-	return src, t, nil
-}
-
 // plan is what `plan --json` writes.
 type plan struct {
 	Device  string       `json:"device"`
 	Size    int64        `json:"size"`
+	Reasons []string     `json:"reasons,omitempty"` // why this device was chosen
 	TEE     hw.TEE       `json:"tee"`
 	Writes  []write.Step `json:"writes"`
 	Files   []string     `json:"files"` // that are made on the host
@@ -103,13 +90,27 @@ type plan struct {
 
 // install writes the image to the device, or with dryRun says what it would
 // do after exactly the same checks.
-func (a *app) install(ctx context.Context, path string, o options) error {
-	src, t, err := a.openBoth(ctx, path, o)
+func (a *app) install(ctx context.Context, named []string, o options) error {
+	wish, err := a.preference()
+	if err != nil {
+		return err
+	}
+	if len(named) == 0 && !wish.Auto {
+		return a.noDevice(wish, o)
+	}
+	src, err := a.open(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	p := plan{Device: path, Size: t.Size, Writes: []write.Step{}, Files: []string{}, Refused: t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)}
+	need := needs(src.manifest.Disk)
+	need.Named, need.Files = len(named) == 1, o.allowAnyFile
+	t, reasons, err := a.target(named, need, wish, o)
+	if err != nil {
+		return err
+	}
+	path := t.Path
+	p := plan{Device: path, Size: t.Size, Reasons: reasons, Writes: []write.Step{}, Files: []string{}, Refused: t.Refusals(need)}
 	p.TEE, _ = hw.HostTEE(a.root)
 	if len(p.Refused) > 0 {
 		if o.json {
@@ -311,7 +312,11 @@ func refusal(path string, reasons []hw.Refusal) error {
 	for _, r := range reasons {
 		errs = append(errs, fmt.Errorf("%s is refused: %s", path, r.Detail))
 	}
-	return fault.New(fault.DeviceRefused, errors.Join(errs...))
+	err := fault.New(fault.DeviceRefused, errors.Join(errs...))
+	if slices.ContainsFunc(reasons, func(r hw.Refusal) bool { return r.Reason.Member() }) {
+		err.Hint("if nothing needs %s any more, `wipefs --all` on it and its partitions makes it free", path)
+	}
+	return err
 }
 
 // teeAllowed resolves TEE_TYPE on this host: auto wants one of the two, a named

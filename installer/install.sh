@@ -20,6 +20,9 @@ usage() {
 usage: ./install.sh DEVICE [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
        ./install.sh --list-devices [--json]
        ./install.sh --verify DEVICE [--json]
+       AUTO_SELECT=true ./install.sh [--yes] …   chooses the best free disk
+       PREFER_NVME=true, PREFER_SSD=true          the same, with that class first
+       DEBUG=true                                 shows every device with every rule
 END
 }
 
@@ -46,11 +49,6 @@ case "${1-}" in
 esac
 verify_folder
 case "${1-}" in
-'')
-	"$here/cc-install" list-devices || :
-	usage >&2
-	exit 2
-	;;
 --list-devices) shift && exec "$here/cc-install" list-devices "$@" ;;
 --verify) shift && exec "$here/cc-install" verify "$@" ;;
 esac

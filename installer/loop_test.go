@@ -3,18 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/hw/hwtest"
 )
 
 // loopDevice makes a loop device over a used disk, or skips where this user or
@@ -160,26 +164,11 @@ func TestADeviceThatIsNotATarget(t *testing.T) {
 func TestAMountedDeviceIsRefused(t *testing.T) {
 	t.Parallel()
 	device, _ := loopDevice(t, 32)
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		t.Skip("mkfs.ext4 is not installed")
-	}
-	if out, err := exec.Command(mkfs, "-q", "-F", device).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	point := t.TempDir()
-	if err := syscall.Mount(device, point, "ext4", 0, ""); err != nil {
-		t.Skip("mounting is not allowed here: ", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(point, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	point := ext4(t, device)
 	dir := installer(t)
 	before := sample(t, device)
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err := a.run(t.Context(), []string{"install", device, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -201,6 +190,223 @@ func sample(t *testing.T, device string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// put writes a signature to a disk.
+func put(t *testing.T, path string, s hwtest.Sectors) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for off, b := range s.Blocks {
+		if _, err := f.WriteAt(b, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wholeDigest is of a whole disk, to tell that nobody wrote to it.
+func wholeDigest(t *testing.T, file string) [sha256.Size]byte {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(raw)
+}
+
+func TestAMemberIsRefusedThoughItIsNamed(t *testing.T) {
+	t.Parallel()
+	const size = 32 * hwtest.MiB
+	dir := installer(t)
+	for name, test := range map[string]struct {
+		disk hwtest.Sectors
+		want string
+	}{
+		"md 0.90": {hwtest.RAID(size, "0.90"), "a member of a RAID array (a Linux RAID superblock 0.90)"},
+		"md 1.0":  {hwtest.RAID(size, "1.0"), "superblock 1.0"},
+		"md 1.1":  {hwtest.RAID(size, "1.1"), "superblock 1.1"},
+		"md 1.2":  {hwtest.RAID(size, "1.2"), "superblock 1.2"},
+		"lvm":     {hwtest.LVM(size), "belongs to LVM"},
+		"zfs":     {hwtest.ZFS(size), "belongs to ZFS"},
+		"ceph":    {hwtest.Ceph(size), "belongs to Ceph"},
+		"lvm in a partition": {hwtest.GPT(size, hwtest.Slot{Label: "pv", Start: hwtest.MiB, Size: 8 * hwtest.MiB}).
+			Put(hwtest.MiB, hwtest.LVM(8*hwtest.MiB)), "an LVM physical volume in partition 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			device, file := loopDevice(t, 32)
+			put(t, device, test.disk)
+			before := wholeDigest(t, file)
+			for _, command := range [][]string{{"install", "--yes"}, {"plan"}, {"verify"}} {
+				a, out := inProcess(os.DirFS("/"), "", false)
+				err := a.run(t.Context(), append(command, device, "--dir", dir, "--state", t.TempDir()))
+				if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), test.want) ||
+					!strings.Contains(fault.Render(err), "hint: if nothing needs "+device) {
+					t.Errorf("%v: error %v, want one with %q\n%s", command, err, test.want, out)
+				}
+			}
+			if wholeDigest(t, file) != before {
+				t.Error("the disk was written to")
+			}
+		})
+	}
+}
+
+// Data yields to the name that was given, and verify tells what would be lost.
+func TestADiskWithDataIsATargetIfNamed(t *testing.T) {
+	t.Parallel()
+	device, file := loopDevice(t, 32)
+	put(t, device, hwtest.XFS(32*hwtest.MiB))
+	dir, before := installer(t), wholeDigest(t, file)
+	a, out := inProcess(os.DirFS("/"), "", false)
+	if err := a.run(t.Context(), []string{"verify", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"no cc-base on it", "accepted as a target:\n  ok       unreadable\n", "  named    data          it holds an xfs file system\n",
+		"  named    virtual       it is a virtual device\n", "  ok       lvm\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	if wholeDigest(t, file) != before {
+		t.Error("the disk was written to")
+	}
+	a, out = inProcess(os.DirFS("/"), "", false)
+	if err := a.run(t.Context(), []string{"install", "--yes", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestADeviceThatAProgramWritesToIsRefused(t *testing.T) {
+	t.Parallel()
+	device, file := loopDevice(t, 32)
+	f, err := os.OpenFile(device, os.O_RDWR, 0) // not exclusively, like QEMU
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	a, out := inProcess(os.DirFS("/"), "", false)
+	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
+	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), fmt.Sprintf("(process %d)", os.Getpid())) {
+		t.Errorf("error %v\n%s", err, out)
+	}
+	unchanged(t, file)
+}
+
+// ext4 makes a file system on a node and mounts it.
+func ext4(t *testing.T, device string) (point string) {
+	t.Helper()
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		t.Skip("mkfs.ext4 is not installed")
+	}
+	if out, err := exec.Command(mkfs, "-q", "-F", device).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	point = t.TempDir()
+	if err := syscall.Mount(device, point, "ext4", 0, ""); err != nil {
+		t.Skip("mounting is not allowed here: ", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(point, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return point
+}
+
+func TestADeviceThatIsMountedByAnotherNodeIsRefused(t *testing.T) {
+	t.Parallel()
+	device, _ := loopDevice(t, 32)
+	other := filepath.Join(t.TempDir(), "other")
+	node(t, device, other)
+	point := ext4(t, other)
+	link := filepath.Join(t.TempDir(), "by-id")
+	if err := os.Symlink(device, link); err != nil {
+		t.Fatal(err)
+	}
+	dir := installer(t)
+	for _, path := range []string{device, other, link} {
+		a, out := inProcess(os.DirFS("/"), "", false)
+		err := a.run(t.Context(), []string{"install", path, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
+		if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
+			t.Errorf("%s: error %v\n%s", path, err, out)
+		}
+	}
+}
+
+func TestADiskWithAMountedPartitionIsRefused(t *testing.T) {
+	t.Parallel()
+	device, _ := loopDevice(t, 32)
+	put(t, device, hwtest.GPT(32*hwtest.MiB, hwtest.Slot{Label: "data", Start: 4 * hwtest.MiB, Size: 24 * hwtest.MiB}))
+	// This adds the partition also where the kernel knows no GPT.
+	if out, err := exec.Command("partx", "--add", device).CombinedOutput(); err != nil {
+		t.Skipf("partx does not work here: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("partx", "--delete", device).CombinedOutput(); err != nil {
+			t.Errorf("partx --delete: %s", out)
+		}
+	})
+	name := filepath.Base(device)
+	raw, err := os.ReadFile(filepath.Join("/sys/block", name, name+"p1", "dev"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(raw), "%d:%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	part := filepath.Join(t.TempDir(), "part")
+	if err := unix.Mknod(part, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		t.Skip("this user may not make device nodes: ", err)
+	}
+	point := ext4(t, part)
+	a, out := inProcess(os.DirFS("/"), "", false)
+	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
+	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
+		t.Errorf("error %v\n%s", err, out)
+	}
+}
+
+// exchanged is a user who is slow to answer: before the name is typed, the
+// node is made to stand for another device of the same size.
+type exchanged struct {
+	answer io.Reader
+	once   sync.Once
+	swap   func()
+}
+
+func (e *exchanged) Read(p []byte) (int, error) {
+	e.once.Do(e.swap)
+	return e.answer.Read(p)
+}
+
+func TestAnotherDeviceAfterTheConfirmationIsRefused(t *testing.T) {
+	t.Parallel()
+	judged, judgedFile := loopDevice(t, 32)
+	other, otherFile := loopDevice(t, 32)
+	path := filepath.Join(t.TempDir(), "disk")
+	node(t, judged, path)
+	a, out := inProcess(os.DirFS("/"), "", true)
+	a.stdin = &exchanged{answer: strings.NewReader("disk\n"), swap: func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+		node(t, other, path)
+	}}
+	err := a.run(t.Context(), []string{"install", path, "--dir", installer(t), "--state", t.TempDir()})
+	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "no longer the device that was judged") {
+		t.Errorf("error %v\n%s", err, out)
+	}
+	unchanged(t, judgedFile)
+	unchanged(t, otherFile)
 }
 
 func TestTheNameMustBeTypedBack(t *testing.T) {

@@ -31,12 +31,13 @@ import (
 
 const usage = `usage:
   cc-install list-devices [--all] [--json]     disks of this host, best target first
-  cc-install plan DEV [--json]                 every write that install would do; changes nothing
-  cc-install install DEV [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
+  cc-install plan [DEV] [--json]               every write that install would do; changes nothing
+  cc-install install [DEV] [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
                      [--image-key FILE] [--allow-plain] [--allow-downgrade]
                                                write the image to DEV with keys of its own and prove
                                                that it is there
-  cc-install verify DEV [--json]               compare DEV with this installer
+  cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
+                                               rule whether it would be accepted as a target
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
                                                measurements
   cc-install measure snp|tdx|ovmf|pcr …
@@ -58,6 +59,10 @@ const usage = `usage:
                  protected against the host
   --allow-file   accept a regular file as DEV
 
+Without DEV: AUTO_SELECT=true chooses the best free disk, NVMe before SSD before
+HDD, then the larger; PREFER_NVME=true and PREFER_SSD=true do so with that class
+first; DEBUG=true shows every device with every rule.
+
 exit status: 0 ok, 1 failed, 2 usage, 3 unsupported hardware, 4 refused as unsafe
 `
 
@@ -68,7 +73,7 @@ func mainExit() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a := &app{
-		root: os.DirFS("/"), programs: sh.Host{}, stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
+		root: os.DirFS("/"), getenv: os.Getenv, programs: sh.Host{}, stdin: os.Stdin, out: os.Stdout, err: os.Stderr,
 		asks:  term.IsTerminal(int(os.Stdin.Fd())),
 		shows: term.IsTerminal(int(os.Stderr.Fd())),
 	}
@@ -89,7 +94,8 @@ func told(code fault.Code) error { return fault.New(code, errSilent) }
 
 // app is the program with its outside world.
 type app struct {
-	root     fs.FS     // the root folder, for probes
+	root     fs.FS // the root folder, for probes
+	getenv   func(string) string
 	programs sh.Runner // of this host
 	stdin    io.Reader
 	out      io.Writer // results
@@ -118,7 +124,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	name, rest := args[0], args[1:]
 	var o options
 	command := func(run func() error, positional *[]string, least, most int, flags ...string) error {
-		pos, err := o.parse(name, rest, flags)
+		pos, err := o.parse(a.getenv, name, rest, flags)
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(a.out, usage)
 			return nil
@@ -137,9 +143,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "list-devices":
 		return command(func() error { return a.listDevices(o) }, &pos, 0, 0, "dir", "json", "all")
 	case "plan":
-		return command(func() error { o.dryRun = true; return a.install(ctx, pos[0], o) }, &pos, 1, 1, append(installFlags(), "json")...)
+		return command(func() error { o.dryRun = true; return a.install(ctx, pos, o) }, &pos, 0, 1, append(installFlags(), "json")...)
 	case "install":
-		return command(func() error { return a.install(ctx, pos[0], o) }, &pos, 1, 1, append(installFlags(), "yes", "dry-run")...)
+		return command(func() error { return a.install(ctx, pos, o) }, &pos, 0, 1, append(installFlags(), "yes", "dry-run")...)
 	case "verify":
 		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "json", "allow-file")
 	case "check":
@@ -166,7 +172,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 }
 
 // parse reads flags and arguments in any order, as people type them.
-func (o *options) parse(name string, args, accepted []string) ([]string, error) {
+func (o *options) parse(getenv func(string) string, name string, args, accepted []string) ([]string, error) {
 	set := flag.NewFlagSet(name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	for _, f := range accepted {
@@ -174,7 +180,7 @@ func (o *options) parse(name string, args, accepted []string) ([]string, error) 
 		case "dir":
 			set.StringVar(&o.dir, f, "", "")
 		case "state":
-			set.StringVar(&o.state, f, cmp.Or(os.Getenv("CC_STATE_DIR"), deployment.Root), "")
+			set.StringVar(&o.state, f, cmp.Or(getenv("CC_STATE_DIR"), deployment.Root), "")
 		case "name":
 			set.StringVar(&o.name, f, manifest.Name, "")
 		case "recipient":

@@ -39,23 +39,31 @@ type verdict struct {
 	Verified []string     `json:"verified"`           // partitions whose content is as built
 	Accepted *bool        `json:"accepted,omitempty"` // as a target, for a disk without cc-base
 	Refused  []hw.Refusal `json:"refused,omitempty"`
+	Rules    []hw.Verdict `json:"rules,omitempty"` // all of them, for a disk without cc-base
 }
 
 // verify compares a disk with the installer. The disk is opened for reading
 // and shared, so a running machine may be verified; cc-dynamic belongs to the
 // guest and is not looked at.
 func (a *app) verify(ctx context.Context, path string, o options) error {
-	src, t, err := a.openBoth(ctx, path, o)
+	src, err := a.open(ctx, o) // first: a damaged installer says nothing about a device
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	t, err := target.Find(a.root, path)
+	if err != nil {
+		return err
+	}
 	v, err := examine(ctx, src, t, o)
 	if err != nil {
 		return err
 	}
 	if v.State == stateNone {
-		v.Refused = t.Refusals(needs(src.manifest.Disk), o.allowAnyFile)
+		need := needs(src.manifest.Disk)
+		need.Named, need.Files = true, o.allowAnyFile
+		v.Rules = t.Judge(need)
+		v.Refused = hw.Refused(v.Rules)
 		accepted := len(v.Refused) == 0
 		v.Accepted = &accepted
 	}
@@ -223,8 +231,13 @@ func (a *app) showVerdict(v verdict) {
 		fmt.Fprintf(a.out, "%s: installed and unchanged: partition table, %s\n", v.Device, strings.Join(v.Verified, ", "))
 	case stateNone:
 		fmt.Fprintf(a.out, "%s: no cc-base on it\n", v.Device)
+		verdict := "refused"
 		if *v.Accepted {
-			fmt.Fprintf(a.out, "%s: it would be accepted as a target\n", v.Device)
+			verdict = "accepted"
+		}
+		fmt.Fprintf(a.out, "%s: it would be %s as a target:\n", v.Device, verdict)
+		for _, line := range ruleLines(v.Rules) {
+			fmt.Fprintf(a.out, "  %s\n", line)
 		}
 	default:
 		fmt.Fprintf(a.out, "%s: %s\n", v.Device, v.State)

@@ -39,7 +39,7 @@ func freeTarget(_ context.Context, env *Env) Verdict {
 		if d.Kind != hw.Disk {
 			continue
 		}
-		reasons := hw.Refusals(d, hw.Need{Size: m.Disk.VirtualSize, SectorSize: m.Disk.SectorSize})
+		reasons := hw.Refusals(d, hw.Need{Size: m.Disk.VirtualSize, SectorSize: m.Disk.SectorSize, Labels: m.Disk.Labels()})
 		if len(reasons) == 0 {
 			free = append(free, d.Path)
 			continue

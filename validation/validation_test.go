@@ -14,12 +14,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/installer/installertest"
 	"cc-base/tasks/boot/boottest"
+	"cc-base/tasks/hw/hwtest"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/tee/ovmf/ovmftest"
@@ -27,17 +27,8 @@ import (
 )
 
 // host has one free disk of 100 GiB.
-func host() fstest.MapFS {
-	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text + "\n")} }
-	return fstest.MapFS{
-		"proc/self/mountinfo":                    file("29 1 0:21 / /proc rw - proc proc rw"),
-		"sys/block":                              {Mode: fs.ModeDir | 0o755},
-		"sys/block/sda/dev":                      file("8:0"),
-		"sys/block/sda/size":                     file("209715200"),
-		"sys/block/sda/ro":                       file("0"),
-		"sys/block/sda/queue/logical_block_size": file("512"),
-		"sys/block/sda/queue/rotational":         file("0"),
-	}
+func host() hwtest.Host {
+	return hwtest.New().Mount("0:21", "/proc", "proc", "proc").Disk("sda", "8:0", 100*hwtest.GiB)
 }
 
 // volume is the metadata of the volumes with salts and a digest as long as
@@ -144,11 +135,7 @@ func mutants() []mutant {
 		fails("bundle.manifest", "a file of another digest", func(f *installertest.Folder) {
 			f.Manifest.Files = []manifest.File{{Path: "image.key", Size: 32, SHA256: strings.Repeat("0", 64)}}
 		}),
-		{name: "every disk taken", id: "device.target", status: validation.Skip, root: func() fs.FS {
-			h := host()
-			h["proc/self/mountinfo"] = &fstest.MapFile{Data: []byte("29 1 8:0 / / rw - ext4 /dev/sda rw\n")}
-			return h
-		}()},
+		{name: "every disk taken", id: "device.target", status: validation.Skip, root: host().Mount("8:0", "/", "ext4", "/dev/sda")},
 		fails("device.table", "a partition that moved", func(f *installertest.Folder) { f.Table.Entries[4].Start += 1 << 20; f.Table.Entries[4].Size -= 1 << 20 }),
 		fails("device.table", "another disk GUID", func(f *installertest.Folder) { f.Table.GUID = f.Table.Entries[3].GUID }),
 		fails("device.stretch", "content in the last partition", func(f *installertest.Folder) { f.Partition("cc-dynamic").ContentSize = 4096; f.Digest() }),

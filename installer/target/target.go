@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ import (
 type Target struct {
 	Path   string    // as named
 	File   bool      // a regular file
-	Device hw.Device // zero for a file
+	Device hw.Device // of a file as if it were one
 	Size   int64     // bytes
 }
 
@@ -32,7 +33,7 @@ func Find(root fs.FS, path string) (Target, error) {
 		return Target{}, fault.New(fault.NoDevice, err).Hint("cc-install list-devices shows what there is")
 	}
 	if info.Mode().IsRegular() {
-		return Target{Path: path, File: true, Size: info.Size()}, nil
+		return file(path, info.Size())
 	}
 	number, ok := numberOf(info)
 	if !ok {
@@ -49,36 +50,46 @@ func Find(root fs.FS, path string) (Target, error) {
 	return Target{Path: path, Device: d, Size: d.Size}, nil
 }
 
-// Refusals returns every reason not to install to t. Beside those of
-// [hw.Refusals] it asks the kernel for exclusive use, which also finds mounts
-// of other namespaces, ZFS pools and running virtual machines; the device is
-// opened for reading and closed at once.
-func (t Target) Refusals(need hw.Need, allowFile bool) []hw.Refusal {
-	if t.File {
-		var out []hw.Refusal
-		if !allowFile {
-			out = append(out, hw.Refusal{Reason: hw.NotABlock, Detail: "it is a regular file"})
-		}
-		if t.Size < need.Size {
-			out = append(out, hw.Refusal{Reason: hw.TooSmall, Detail: fmt.Sprintf("it has %d bytes, the image needs %d", t.Size, need.Size)})
-		}
-		return out
+func file(path string, size int64) (Target, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Target{}, fault.New(fault.NoDevice, err)
 	}
-	need.Named = true
-	out := hw.Refusals(t.Device, need)
+	defer f.Close()
+	return Target{Path: path, File: true, Size: size, Device: hw.RegularFile(path, size, f)}, nil
+}
+
+// Judge returns the verdict of every rule of [hw.Judge] on t. It also asks the
+// kernel for exclusive use, which finds mounts of other namespaces and imported
+// ZFS pools; the device is opened for reading and closed at once.
+func (t Target) Judge(need hw.Need) []hw.Verdict {
+	verdicts := hw.Judge(t.Device, need)
+	if t.File {
+		return verdicts
+	}
 	f, err := os.OpenFile(t.Path, os.O_RDONLY|unix.O_EXCL, 0)
 	if err == nil {
 		f.Close()
-		return out
+		return verdicts
 	}
+	refused := slices.ContainsFunc(verdicts, func(v hw.Verdict) bool { return v.Refused })
+	detail := "it cannot be had for exclusive use: " + bare(err)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return append(out, hw.Refusal{Reason: hw.InUse, Detail: "this user may not open it (" + bare(err) + "); run as root"})
-	case len(out) > 0 && errors.Is(err, unix.EBUSY):
-		return out // the same fact as the mount or holder that was found
+		detail = "this user may not open it (" + bare(err) + "); run as root"
+	case refused && errors.Is(err, unix.EBUSY):
+		return verdicts // the same fact as the mount or holder that was found
 	}
-	return append(out, hw.Refusal{Reason: hw.InUse, Detail: "it cannot be had for exclusive use: " + bare(err)})
+	for i, v := range verdicts {
+		if v.Rule == hw.InUse && !v.Refused {
+			verdicts[i].Refused, verdicts[i].Detail = true, detail
+		}
+	}
+	return verdicts
 }
+
+// Refusals returns every reason not to install to t.
+func (t Target) Refusals(need hw.Need) []hw.Refusal { return hw.Refused(t.Judge(need)) }
 
 // Open opens the target for writing and checks that the node still stands for
 // the device that was judged. Nothing else can open it exclusively, mount it

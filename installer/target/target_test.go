@@ -24,10 +24,10 @@ func TestAFile(t *testing.T) {
 	if err != nil || !found.File || found.Size != 4096 {
 		t.Fatalf("got %+v, error %v", found, err)
 	}
-	if got := found.Refusals(hw.Need{Size: 8192}, false); len(got) != 2 || got[0].Reason != hw.NotABlock || got[1].Reason != hw.TooSmall {
+	if got := found.Refusals(hw.Need{Size: 8192}); len(got) != 2 || got[0].Reason != hw.NotABlock || got[1].Reason != hw.TooSmall {
 		t.Errorf("refusals %v", got)
 	}
-	if got := found.Refusals(hw.Need{Size: 4096}, true); len(got) != 0 {
+	if got := found.Refusals(hw.Need{Size: 4096, Files: true}); len(got) != 0 {
 		t.Errorf("refusals %v", got)
 	}
 	f, err := found.Open()
@@ -50,6 +50,27 @@ func TestAFile(t *testing.T) {
 	asDevice.File = false
 	if _, err := asDevice.OpenRead(); fault.Exit(err) != fault.ExitUnsafe {
 		t.Errorf("a file in place of a device: error %v", err)
+	}
+}
+
+func TestAFileThatIsAMember(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "disk")
+	content := make([]byte, 8192)
+	copy(content[512:], "LABELONE")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := target.Find(fstest.MapFS{}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need := hw.Need{Named: true, Files: true}
+	if got := found.Refusals(need); len(got) != 1 || got[0].Reason != hw.LVMMember {
+		t.Errorf("refusals %v", got)
+	}
+	if all, rules := len(found.Judge(need)), len(hw.Judge(hw.Device{}, need)); all != rules {
+		t.Errorf("%d verdicts of %d rules", all, rules)
 	}
 }
 

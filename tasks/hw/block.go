@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"cc-base/tasks/hw/signature"
 )
 
 // Class is the medium of a device, in the order of preference: a smaller one
@@ -48,6 +50,7 @@ const (
 	Partition Kind = "partition"
 	Virtual   Kind = "virtual"
 	Memory    Kind = "memory"
+	Regular   Kind = "file"
 )
 
 // Number is a device number. Devices are compared by it and never by name:
@@ -66,24 +69,38 @@ func (n *Number) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
+// Member is a membership with how it is known.
+type Member struct {
+	Kind signature.Kind `json:"kind"`
+	Why  string         `json:"why"` // "md0 stands on it", "an LVM physical volume in partition 3"
+}
+
 // Device is one disk or partition and how it is used. The uses are those of
 // the device, of its partitions and of everything stacked on them.
 type Device struct {
-	Name       string   `json:"name"`             // kernel name: nvme0n1
-	Path       string   `json:"path"`             // /dev/nvme0n1
-	Number     Number   `json:"number"`           // of the node
-	Kind       Kind     `json:"kind"`             //
-	Class      Class    `json:"class"`            // medium, as the kernel reports it
-	Parent     string   `json:"parent,omitempty"` // name of the disk of a partition
-	Size       int64    `json:"size"`             // bytes; 0 means no medium
-	SectorSize int64    `json:"sectorSize"`       // bytes of a logical block
-	Model      string   `json:"model,omitempty"`  // as the device reports it
-	Serial     string   `json:"serial,omitempty"` // as the device reports it
-	Removable  bool     `json:"removable"`        // by its flag, or because it hangs on USB
-	ReadOnly   bool     `json:"readOnly"`         //
-	Mounts     []string `json:"mounts,omitempty"` // mount points, sorted
-	Swaps      []string `json:"swaps,omitempty"`  // names of the nodes that are swap, sorted
-	Holders    []string `json:"holders,omitempty"`
+	Name       string   `json:"name"`                  // kernel name: nvme0n1
+	Path       string   `json:"path"`                  // /dev/nvme0n1
+	Number     Number   `json:"number"`                // of the node
+	Kind       Kind     `json:"kind"`                  //
+	Class      Class    `json:"class"`                 // medium, as the kernel reports it
+	Parent     string   `json:"parent,omitempty"`      // name of the disk of a partition
+	Size       int64    `json:"size"`                  // bytes; 0 means no medium
+	SectorSize int64    `json:"sectorSize"`            // bytes of a logical block
+	Model      string   `json:"model,omitempty"`       // as the device reports it
+	Serial     string   `json:"serial,omitempty"`      // as the device reports it
+	Removable  bool     `json:"removable"`             // by its flag, or because it hangs on USB
+	ReadOnly   bool     `json:"readOnly"`              //
+	Mounts     []string `json:"mounts,omitempty"`      // mount points, sorted
+	Swaps      []string `json:"swaps,omitempty"`       // names of the nodes that are swap, sorted
+	Holders    []string `json:"holders,omitempty"`     // what stands on it, sorted: "md0", "dm-0 (vg-root)"
+	Writers    []string `json:"writers,omitempty"`     // programs that have it open for writing, sorted
+	Partitions []string `json:"partitions,omitempty"`  // names of the partitions that the kernel sees
+	OtherPaths []string `json:"otherPaths,omitempty"`  // names of other nodes of the same disk, by WWID and size, unless multipath holds it
+	Members    []Member `json:"memberships,omitempty"` // what it is a part of, held at the moment or not
+	// Found is what its sectors say.
+	Found []signature.Found `json:"found,omitempty"`
+	// Unread is why its sectors could not be read, empty if they were.
+	Unread string `json:"unread,omitempty"`
 	// Unreadable says which fact the kernel did not give. Such a device is
 	// never a target: what cannot be judged is not safe.
 	Unreadable string `json:"unreadable,omitempty"`
@@ -91,23 +108,32 @@ type Device struct {
 
 // Devices returns every disk and partition, those to be preferred as a target
 // first. It fails when it cannot learn what is mounted, since every answer
-// would then be too kind. Mounts of other mount namespaces and imported ZFS
-// pools are not visible here; opening the device with O_EXCL finds both.
+// would then be too kind. The first and last sectors of every disk and
+// partition are read. Mounts of namespaces other than this one and that of
+// process 1 are not visible here; opening the device with O_EXCL finds them.
 func Devices(root fs.FS) ([]Device, error) {
 	names, err := fs.ReadDir(root, "sys/block")
 	if err != nil {
 		return nil, fmt.Errorf("listing block devices: %w", err)
 	}
-	s := scan{root: root, nodes: map[string]*Device{}, parts: map[string][]string{}, holders: map[string][]string{}}
+	s := scan{root: root, nodes: map[string]*Device{}, parts: map[string][]string{}, holders: map[string][]string{}, wwids: map[string][]string{}}
 	for _, entry := range names {
 		s.disk(entry.Name())
+	}
+	for _, entry := range names {
+		s.stacked(entry.Name())
 	}
 	if err := s.uses(); err != nil {
 		return nil, err
 	}
+	s.programs()
+	for _, d := range s.nodes {
+		s.sectors(d)
+	}
 	var all []Device
 	for name, d := range s.nodes {
 		s.collect(d, name)
+		s.members(d)
 		all = append(all, *d)
 	}
 	slices.SortFunc(all, ByPreference)
@@ -136,6 +162,8 @@ type scan struct {
 	nodes   map[string]*Device  // by kernel name
 	parts   map[string][]string // disk to its partitions
 	holders map[string][]string // node to what is stacked on it
+	writers map[string][]string // node to programs
+	wwids   map[string][]string // WWID and size to the nodes that have both
 	mounts  map[string][]string // node to mount points
 	swaps   map[string]bool     // nodes that are swap
 }
@@ -148,7 +176,7 @@ func (s *scan) disk(name string) {
 	}
 	d := &Device{
 		Name: name, Path: nodePath(name),
-		Kind: kindOf(name), Class: s.class(dir, name),
+		Kind: s.kind(name), Class: s.class(dir, name),
 		Model: s.text(dir + "/device/model"), Serial: s.text(dir + "/device/serial"),
 		Removable: s.text(dir+"/removable") == "1" || s.onUSB(dir),
 		ReadOnly:  s.text(dir+"/ro") == "1",
@@ -164,16 +192,27 @@ func (s *scan) disk(name string) {
 	d.SectorSize = sector
 	s.nodes[name] = d
 	s.holders[name] = s.list(dir + "/holders")
+	for _, file := range []string{"/wwid", "/device/wwid"} {
+		if id := s.text(dir + file); id != "" && d.Kind == Disk {
+			// Cheap controllers give all their disks one WWID; paths to one
+			// disk have one size as well.
+			id = fmt.Sprintf("%s %d", id, d.Size)
+			s.wwids[id] = append(s.wwids[id], name)
+			break
+		}
+	}
 
 	for _, sub := range s.list(dir) {
 		if s.text(dir+"/"+sub+"/partition") == "" {
 			continue
 		}
 		p := *d
+		p.Partitions = nil
 		p.Name, p.Path, p.Kind, p.Parent = sub, nodePath(sub), Partition, name
 		p.ReadOnly = d.ReadOnly || s.text(dir+"/"+sub+"/ro") == "1"
 		s.numbers(&p, dir+"/"+sub)
 		s.nodes[sub] = &p
+		d.Partitions = append(d.Partitions, sub)
 		s.parts[name] = append(s.parts[name], sub)
 		s.holders[sub] = s.list(dir + "/" + sub + "/holders")
 	}
@@ -204,7 +243,8 @@ func (d *Device) unreadable(what string) {
 // class takes rotational at its word. A virtual disk often claims to rotate;
 // that only costs it its place in the order.
 func (s *scan) class(dir, name string) Class {
-	if strings.HasPrefix(name, "nvme") {
+	paths := s.list(dir + "/slaves")
+	if strings.HasPrefix(name, "nvme") || s.multipath(name) && len(paths) > 0 && strings.HasPrefix(paths[0], "nvme") {
 		return NVMe
 	}
 	if s.text(dir+"/queue/rotational") == "0" {
@@ -241,6 +281,19 @@ func (s *scan) list(dir string) []string {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// kind takes a multipath device for the disk that it is: its paths are only
+// ways to it.
+func (s *scan) kind(name string) Kind {
+	if s.multipath(name) {
+		return Disk
+	}
+	return kindOf(name)
+}
+
+func (s *scan) multipath(name string) bool {
+	return strings.HasPrefix(s.text("sys/block/"+name+"/dm/uuid"), "mpath-")
 }
 
 // kindOf knows the kernel's names for devices that are not disks of their own

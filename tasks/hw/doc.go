@@ -4,8 +4,9 @@
 // Everything is read through an [io/fs.FS] that stands for the root folder
 // (os.DirFS("/") in earnest, an fstest.MapFS in tests) and nothing is ever
 // opened for writing: a probe cannot change what it looks at. The sources are
-// sysfs and procfs alone; no program is run, so the answers do not depend on
-// what happens to be installed.
+// sysfs, procfs and the sectors of the disks (see package signature); no
+// program is run, so the answers do not depend on what happens to be
+// installed.
 //
 //	devices, err := hw.Devices(os.DirFS("/"))
 //	for _, d := range devices {

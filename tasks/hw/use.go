@@ -22,6 +22,12 @@ func (s *scan) uses() error {
 	if err != nil {
 		return fmt.Errorf("reading what is mounted: %w", err)
 	}
+	// A service or a container has mounts of its own; those of the host are
+	// process 1's. An ordinary user may not read them, and has no use for them.
+	first, err := fs.ReadFile(s.root, "proc/1/mountinfo")
+	if err == nil {
+		info = append(info, first...)
+	}
 	for line := range strings.Lines(string(info)) {
 		m, err := parseMount(line)
 		if err != nil {
@@ -94,23 +100,37 @@ func (s *scan) collect(d *Device, name string) {
 		}
 		seen[n] = true
 		d.Mounts = append(d.Mounts, s.mounts[n]...)
+		d.Writers = append(d.Writers, s.writers[n]...)
 		if s.swaps[n] {
 			d.Swaps = append(d.Swaps, n)
 		}
 		for _, h := range s.holders[n] {
-			d.Holders = append(d.Holders, h)
+			d.Holders = append(d.Holders, s.called(h))
 			visit(h)
 		}
 		for _, p := range s.parts[n] {
 			visit(p)
 		}
+		for _, p := range s.paths(n) {
+			visit(p)
+		}
 	}
 	visit(name)
-	if d.Parent != "" {
-		d.Mounts = append(d.Mounts, s.mounts[d.Parent]...)
-		d.Holders = append(d.Holders, s.holders[d.Parent]...)
+	if !slices.ContainsFunc(s.holders[name], s.multipath) {
+		d.OtherPaths = s.paths(name)
 	}
-	for _, list := range []*[]string{&d.Mounts, &d.Swaps, &d.Holders} {
+	if d.Parent != "" {
+		d.OtherPaths = s.paths(d.Parent)
+		for _, p := range d.OtherPaths {
+			visit(p)
+		}
+		d.Mounts = append(d.Mounts, s.mounts[d.Parent]...)
+		d.Writers = append(d.Writers, s.writers[d.Parent]...)
+		for _, h := range s.holders[d.Parent] {
+			d.Holders = append(d.Holders, s.called(h))
+		}
+	}
+	for _, list := range []*[]string{&d.Mounts, &d.Swaps, &d.Holders, &d.Writers} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}

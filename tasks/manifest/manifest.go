@@ -56,6 +56,15 @@ type Disk struct {
 	Partitions  []Partition `json:"partitions"`  // in disk order
 }
 
+// Labels returns the labels of the partitions in disk order.
+func (d Disk) Labels() []string {
+	var labels []string
+	for _, p := range d.Partitions {
+		labels = append(labels, p.Label)
+	}
+	return labels
+}
+
 // Partition is one entry of the GPT and what it holds.
 type Partition struct {
 	Number   int    `json:"number"`
