@@ -446,8 +446,8 @@ func TestTokensKeepTheirFields(t *testing.T) {
 	}
 }
 
-// go test -fuzz minimizes what it finds for up to a minute each and shows no
-// progress meanwhile: -fuzzminimizetime=1x makes a short run worth its time.
+// A short run by hand needs -fuzzminimizetime=1x, as `mage test` has it: go test
+// otherwise spends the time on making what it finds smaller.
 func FuzzRead(f *testing.F) {
 	whole := sample().bytes()
 	f.Add(whole[:2*copySize])
