@@ -6,10 +6,12 @@ package build
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -353,5 +355,27 @@ func TestTheBuiltImagesMeasurementsAreThoseOfItsFiles(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	// `mage tpm:pcrs` computes in another way what the document has in its rows.
+	for _, row := range doc.TPM {
+		var out bytes.Buffer
+		if err := ShowPCRs(t.Context(), o, PCRs{JSON: true, SecureBoot: row.SecureBoot == "on"}, &out); err != nil {
+			t.Fatal(err)
+		}
+		var shown struct {
+			SecureBoot string
+			PCRs       map[string]string
+		}
+		if err := json.Unmarshal(out.Bytes(), &shown); err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		if shown.SecureBoot != row.SecureBoot {
+			t.Errorf("Secure Boot is %s in tpm:pcrs and %s in the row", shown.SecureBoot, row.SecureBoot)
+		}
+		for _, p := range row.PCRs {
+			if got := shown.PCRs[strconv.Itoa(p.PCR)]; got != p.SHA256 {
+				t.Errorf("PCR %d with Secure Boot %s: tpm:pcrs has %s, the row %s", p.PCR, row.SecureBoot, got, p.SHA256)
+			}
+		}
 	}
 }

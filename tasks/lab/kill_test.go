@@ -7,6 +7,8 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"cc-base/overlays/cc-guest/control"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/seal/header"
 	"cc-base/tasks/vm"
 )
 
@@ -80,5 +83,43 @@ func oneSlotEach(ctx context.Context, t *testing.T, c *control.Client) {
 		if len(v.Slots) != 1 || v.Slots[0].State != "active" {
 			t.Errorf("%s has slots %+v", v.Label, v.Slots)
 		}
+	}
+}
+
+// The one thing that revokes an old header. It is asked for in the running
+// machine, happens at the next boot, and here that boot is cut off.
+func TestTheVolumeKeyIsChangedInSpiteOfAPowerCut(t *testing.T) {
+	boots.LongOnly(t)
+	m := enrolled(t)
+	headerOf := func() (digest string) {
+		disk, start, _ := m.partition(t, "cc-dynamic")
+		h, err := header.Read(io.NewSectionReader(disk, start, header.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range h.Metadata().Digests {
+			digest += fmt.Sprintf("%x", d.Digest)
+		}
+		return digest
+	}
+	before := headerOf()
+	m.boot(t, m.guest, func(ctx context.Context, c *control.Client) {
+		if err := c.Ask(ctx, "keys renew-volume", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if headerOf() != before {
+		t.Fatal("the key was changed while the volume was in use")
+	}
+	// Of the next boot, everything before the ready line may be cut off.
+	cut(t, m, m.guest, "EFI stub", 20*time.Second, nil)
+	m.boot(t, m.guest, func(ctx context.Context, c *control.Client) { oneSlotEach(ctx, t, c) })
+	after := headerOf()
+	if after == before {
+		t.Error("the volume still has its former key")
+	}
+	m.boot(t, m.guest, func(ctx context.Context, c *control.Client) { oneSlotEach(ctx, t, c) })
+	if headerOf() != after {
+		t.Error("the key was changed again although nobody had asked")
 	}
 }

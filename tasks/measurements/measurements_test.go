@@ -403,6 +403,63 @@ func TestAnImageThatItsOwnKeysRefuseIsAnError(t *testing.T) {
 	faulttest.Want(t, err, fault.BootImage, "not signed")
 }
 
+// Which registers a change reaches, and that it reaches no other: what a volume
+// that is bound to some of them survives.
+func TestAChangeReachesItsRegistersAndNoOther(t *testing.T) {
+	t.Parallel()
+	keys, db := keySet(t, filepath.Join(t.TempDir(), "keys"))
+	otherKeys, otherDB := keySet(t, filepath.Join(t.TempDir(), "other"))
+	build := func(kernel, line, initrd string, keys *pcr.Keys, db boot.Key) measurements.Document {
+		t.Helper()
+		in := sample(t, "tpm")
+		in.Manifest.CommandLine, in.Manifest.CommandLines["tpm"] = line, line
+		image := boottest.PE(
+			boottest.Section{Name: ".linux", Data: string(boottest.PE(boottest.Section{Name: ".text", Data: kernel}))},
+			boottest.Section{Name: ".osrel", Data: "ID=debian\n"}, boottest.Section{Name: ".cmdline", Data: line}, boottest.Section{Name: ".initrd", Data: initrd},
+		)
+		var err error
+		if in.UKI, err = boot.Sign(image, db); err != nil {
+			t.Fatal(err)
+		}
+		in.Keys = keys
+		return compute(t, in)
+	}
+	all := func(d measurements.Document, secureBoot string) map[int]measurements.PCR {
+		v := values(t, d, secureBoot)
+		v[11] = measurements.PCR{SHA256: d.PCR11[0].SHA256, SHA384: d.PCR11[0].SHA384}
+		return v
+	}
+	base := build("kernel", "quiet", "initrd", keys, db)
+	for name, tt := range map[string]struct {
+		doc        measurements.Document
+		absent, on []int
+	}{
+		"the kernel":           {build("Kernel", "quiet", "initrd", keys, db), []int{4, 11}, []int{4, 11}},
+		"the command line":     {build("kernel", "quite", "initrd", keys, db), []int{4, 9, 11}, []int{4, 9, 11}},
+		"the initrd":           {build("kernel", "quiet", "Initrd", keys, db), []int{4, 9, 11}, []int{4, 9, 11}},
+		"the Secure Boot keys": {build("kernel", "quiet", "initrd", otherKeys, otherDB), nil, []int{7}},
+		"nothing":              {build("kernel", "quiet", "initrd", keys, db), nil, nil},
+	} {
+		for secureBoot, want := range map[string][]int{"absent": tt.absent, "on": tt.on} {
+			before, after := all(base, secureBoot), all(tt.doc, secureBoot)
+			var changed []int
+			for n := range before {
+				one, other := before[n].SHA256 != after[n].SHA256, before[n].SHA384 != after[n].SHA384
+				if one != other {
+					t.Errorf("%s: PCR %d changes in one bank alone", name, n)
+				}
+				if one {
+					changed = append(changed, n)
+				}
+			}
+			slices.Sort(changed)
+			if !slices.Equal(changed, want) {
+				t.Errorf("%s, Secure Boot %s: changes %v, want %v", name, secureBoot, changed, want)
+			}
+		}
+	}
+}
+
 func TestEveryPartOfTheImageCounts(t *testing.T) {
 	t.Parallel()
 	in := sample(t)
