@@ -39,7 +39,7 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + releaseUsage + attestUsage + evidenceUsage + doctorUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --dir DIR      the unpacked installer (default: the folder of cc-install)
@@ -90,6 +90,7 @@ type app struct {
 type options struct {
 	dir, imageKey                                         string
 	json, tap, yes, dryRun, all, allowPlain, allowAnyFile bool
+	facts, allowSmall                                     bool
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -130,6 +131,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
 	case "version":
 		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
+	case "doctor":
+		return command(func() error { return a.doctor(ctx, a.world(), o) }, &pos, 0, 0, "json", "facts", "allow-plain", "allow-small")
 	case "measure":
 		return a.measure(ctx, rest)
 	case "compare":
@@ -169,6 +172,10 @@ func (o *options) parse(name string, args, accepted []string) ([]string, error) 
 			set.BoolVar(&o.all, f, false, "")
 		case "allow-plain":
 			set.BoolVar(&o.allowPlain, f, false, "")
+		case "facts":
+			set.BoolVar(&o.facts, f, false, "")
+		case "allow-small":
+			set.BoolVar(&o.allowSmall, f, false, "")
 		case "allow-file":
 			set.BoolVar(&o.allowAnyFile, f, false, "")
 		}

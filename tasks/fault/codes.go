@@ -27,6 +27,11 @@ const (
 	InstallWrite  Code = "CC0704"
 	Usage         Code = "CC0705"
 	InstallVerify Code = "CC0706"
+
+	HostUnfit       Code = "CC0720"
+	HostUnsupported Code = "CC0721"
+	HostSettings    Code = "CC0722"
+
 	GuestCmdline  Code = "CC0801"
 	GuestVolume   Code = "CC0802"
 	GuestKey      Code = "CC0803"
@@ -168,6 +173,15 @@ func Meanings() []Meaning {
 		{InstallVerify, ExitFailed, "the disk does not hold this installation",
 			"a partition is missing or its content differs from the manifest",
 			"install again"},
+		{HostUnfit, ExitFailed, "the host is not ready for a confidential VM",
+			"`cc-install doctor` has findings that are failures; each has its cause and what to do",
+			"do what the findings say, then run `cc-install doctor` again"},
+		{HostUnsupported, ExitUnsupported, "the host cannot run virtual machines",
+			"there is no /dev/kvm: virtualization is off, its module is not loaded, or this is a container",
+			"switch virtualization on in the firmware's setup and load kvm_amd or kvm_intel"},
+		{HostSettings, ExitUsage, "a settings file of the host is wrong",
+			"gpu_settings or network_settings has an unknown key, a value outside its range, or names a GPU, an address or a bridge that this host does not have; all problems are listed by line",
+			"correct the lines named; or remove the file and run `cc-install detect`"},
 		{GuestCmdline, ExitFailed, "the guest refused its kernel command line",
 			"a parameter that fixes a root hash is missing, malformed or given twice",
 			"boot the image with its own UKI and nothing added"},
