@@ -143,11 +143,10 @@ func networkBridge(s Subject) (Verdict, bool) {
 }
 
 func networkRange(s Subject) (Verdict, bool) {
-	free, err := s.Network.FreeRange()
-	if err != nil {
-		return warn(err.Error(), "the host routes all of them, perhaps through a VPN", "use an existing bridge")
+	if s.Network.Free == "" {
+		return warn("every private range that was tried is in use", "the host routes all of them, perhaps through a VPN", "use an existing bridge")
 	}
-	return ok("%s", free)
+	return ok("%s", s.Network.Free)
 }
 
 func diskFree(s Subject) (Verdict, bool) {

@@ -16,6 +16,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 
 	"cc-base/tasks/gpu"
@@ -102,6 +103,7 @@ func Gather(ctx context.Context, w World) Facts {
 	}
 	f.Network, err = network.Read(w.Root)
 	unread("network", err)
+	f.Network = nameless(f.Network)
 	devices, err := hw.Devices(w.Root)
 	unread("disks", err)
 	for _, d := range devices {
@@ -110,6 +112,34 @@ func Gather(ctx context.Context, w World) Facts {
 		}
 	}
 	return f
+}
+
+// The name of a USB network card is its hardware address
+// (systemd.net-naming-scheme(7)).
+var hardwareName = regexp.MustCompile(`^enx[0-9a-f]{12}$`)
+
+// nameless gives interfaces that are named by their hardware address others.
+func nameless(n network.Facts) network.Facts {
+	names := map[string]string{}
+	for _, i := range n.Interfaces {
+		if hardwareName.MatchString(i.Name) {
+			names[i.Name] = fmt.Sprintf("enx-%d", len(names))
+		}
+	}
+	rename := func(name *string) {
+		if other, ok := names[*name]; ok {
+			*name = other
+		}
+	}
+	for i := range n.Interfaces {
+		rename(&n.Interfaces[i].Name)
+		rename(&n.Interfaces[i].Master)
+		for m := range n.Interfaces[i].Members {
+			rename(&n.Interfaces[i].Members[m])
+		}
+	}
+	rename(&n.Default)
+	return n
 }
 
 // reader reads files of the root folder; what is not there is empty.

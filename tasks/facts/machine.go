@@ -43,6 +43,9 @@ func logWords() []string {
 	return []string{"SEV", "SNP", "RMP", "tdx", "TDX", "DMAR", "AMD-Vi", "iommu", "vfio"}
 }
 
+// logNoise are lines that say nothing here, or name disks of the host.
+func logNoise() []string { return []string{"ommand line", "UUID", "Adding to iommu group"} }
+
 const maxLogLines = 60
 
 func (r reader) kernel(ctx context.Context, run sh.Runner) Kernel {
@@ -144,7 +147,9 @@ func kernelLog(ctx context.Context, run sh.Runner) []string {
 	}
 	var out []string
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); slices.ContainsFunc(logWords(), func(w string) bool { return strings.Contains(line, w) }) {
+		line = strings.TrimSpace(line)
+		in := func(word string) bool { return strings.Contains(line, word) }
+		if slices.ContainsFunc(logWords(), in) && !slices.ContainsFunc(logNoise(), in) {
 			out = append(out, line)
 		}
 	}

@@ -52,8 +52,10 @@ type Facts struct {
 	Interfaces []Interface `json:"interfaces"`        // by name
 	Default    string      `json:"default,omitempty"` // interface of the default route, IPv4 before IPv6
 	// Taken are the IPv4 ranges that the host routes, or that a network of
-	// libvirt uses; sorted, the default route not among them.
-	Taken []netip.Prefix `json:"taken,omitempty"`
+	// libvirt uses; sorted, the default route not among them. They are not in
+	// the JSON, which is made to be shown; Free is what follows from them.
+	Taken []netip.Prefix `json:"-"`
+	Free  string         `json:"free,omitempty"` // what FreeRange answers; empty for none
 }
 
 // Read reads the facts. A host without the sysfs of networks gives an error.
@@ -76,6 +78,9 @@ func Read(root fs.FS) (Facts, error) {
 	}
 	f.Default = defaultRoute(root, routes)
 	f.Taken = taken(root, routes)
+	if free, err := f.FreeRange(); err == nil {
+		f.Free = free.String()
+	}
 	return f, nil
 }
 

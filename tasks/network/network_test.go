@@ -79,6 +79,7 @@ func TestReadKnowsEveryKind(t *testing.T) {
 		},
 		Default: "bond0", // the lower metric
 		Taken:   []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("192.168.122.0/24")},
+		Free:    "192.168.200.0/24",
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
