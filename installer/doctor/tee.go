@@ -121,7 +121,7 @@ func snpParameter(s Subject) (Verdict, bool) {
 		return s.confidential("kvm_amd shows no parameter sev_snp", "the module is not loaded, or the kernel is older than 6.11", "modprobe kvm_amd; install a newer kernel")
 	}
 	cause := "SEV-SNP is off in the firmware's setup, or the kernel gave it up while it booted"
-	if line, ok := s.Kernel.Logged("SNP"); ok {
+	if line, ok := s.Kernel.Logged("SNP cannot be supported"); ok {
 		cause = "the kernel says: " + line
 	}
 	return s.confidential("kvm_amd.sev_snp="+s.TEE.SNPParameter, cause, "switch SEV-SNP, SME and SNP memory coverage on in the firmware's setup")
