@@ -39,7 +39,7 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + doctorUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --dir DIR      the unpacked installer (default: the folder of cc-install)
@@ -91,6 +91,7 @@ type options struct {
 	dir, imageKey                                         string
 	json, tap, yes, dryRun, all, allowPlain, allowAnyFile bool
 	facts, allowSmall                                     bool
+	root                                                  string
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -133,6 +134,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
 	case "doctor":
 		return command(func() error { return a.doctor(ctx, a.world(), o) }, &pos, 0, 0, "json", "facts", "allow-plain", "allow-small")
+	case "detect":
+		return command(func() error { return a.detect(a.world(), o) }, &pos, 0, 0, "dry-run", "root", "json")
 	case "measure":
 		return a.measure(ctx, rest)
 	case "compare":
@@ -172,6 +175,8 @@ func (o *options) parse(name string, args, accepted []string) ([]string, error) 
 			set.BoolVar(&o.all, f, false, "")
 		case "allow-plain":
 			set.BoolVar(&o.allowPlain, f, false, "")
+		case "root":
+			set.StringVar(&o.root, f, "", "")
 		case "facts":
 			set.BoolVar(&o.facts, f, false, "")
 		case "allow-small":

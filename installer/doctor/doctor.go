@@ -125,14 +125,22 @@ func Examine(f facts.Facts, o Options) Report {
 		r.Findings = append(r.Findings, Finding{c.ID, v.Severity, c.Title, v.Found, v.Cause, v.Fix})
 		r.Counts[string(v.Severity)]++
 	}
-	for _, g := range f.NVIDIA {
-		r.GPUs = append(r.GPUs, show(g))
-	}
+	r.GPUs = ShowGPUs(f.NVIDIA)
 	return r
 }
 
 // Failed tells whether a finding is a failure.
 func (r Report) Failed() bool { return r.Counts[string(Fail)] > 0 }
+
+// ShowGPUs returns the functions as people compare them with lspci -vvv and
+// nvidia-smi.
+func ShowGPUs(functions []gpu.Function) []GPU {
+	var out []GPU
+	for _, f := range functions {
+		out = append(out, show(f))
+	}
+	return out
+}
 
 func show(f gpu.Function) GPU {
 	var bars []string
@@ -162,18 +170,8 @@ func show(f gpu.Function) GPU {
 // Text writes the report for people: the GPUs, then the findings, the worst
 // last, where a terminal shows them.
 func (r Report) Text(w io.Writer) error {
-	for _, g := range r.GPUs {
-		fmt.Fprintf(w, "%s %d  %s  %s [10de:%s]\n", g.Kind, g.Index, g.Address, g.Model, g.ID)
-		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		for _, line := range [][2]string{
-			{"BARs", g.BARs}, {"IOMMU group", g.Group}, {"CC mode", g.Mode}, {"driver", g.Driver}, {"NUMA node", strconv.Itoa(g.NUMA)}, {"link", g.Link},
-		} {
-			fmt.Fprintf(table, "    %s\t%s\n", line[0], line[1])
-		}
-		if err := table.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(w)
+	if err := WriteGPUs(w, r.GPUs); err != nil {
+		return err
 	}
 	order := []Severity{OK, Note, Warn, Fail}
 	sorted := slices.SortedStableFunc(slices.Values(r.Findings), func(a, b Finding) int {
@@ -194,6 +192,24 @@ func (r Report) Text(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "\nok %d, note %d, warn %d, fail %d\n",
 		r.Counts[string(OK)], r.Counts[string(Note)], r.Counts[string(Warn)], r.Counts[string(Fail)])
 	return err
+}
+
+// WriteGPUs writes a paragraph for each.
+func WriteGPUs(w io.Writer, gpus []GPU) error {
+	for _, g := range gpus {
+		fmt.Fprintf(w, "%s %d  %s  %s [10de:%s]\n", g.Kind, g.Index, g.Address, g.Model, g.ID)
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, line := range [][2]string{
+			{"BARs", g.BARs}, {"IOMMU group", g.Group}, {"CC mode", g.Mode}, {"driver", g.Driver}, {"NUMA node", strconv.Itoa(g.NUMA)}, {"link", g.Link},
+		} {
+			fmt.Fprintf(table, "    %s\t%s\n", line[0], line[1])
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
 }
 
 // JSON writes the report for programs.

@@ -50,7 +50,7 @@ const maxLogLines = 60
 
 func (r reader) kernel(ctx context.Context, run sh.Runner) Kernel {
 	k := Kernel{
-		Release: r.text("proc/sys/kernel/osrelease"), Lockdown: gpu.Lockdown(r.root),
+		Release: Release(r.root), Lockdown: gpu.Lockdown(r.root),
 		Hibernation: slices.Contains(strings.Fields(r.text("sys/power/state")), "disk"),
 	}
 	for word := range strings.FieldsSeq(r.text("proc/cmdline")) {
@@ -62,6 +62,9 @@ func (r reader) kernel(ctx context.Context, run sh.Runner) Kernel {
 	k.Log = kernelLog(ctx, run)
 	return k
 }
+
+// Release returns the release of the running kernel, as uname -r prints it.
+func Release(root fs.FS) string { return reader{root}.text("proc/sys/kernel/osrelease") }
 
 // Option returns the value of a kernel option and whether it is there; the
 // last one counts, as it does for the kernel.
