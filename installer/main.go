@@ -91,7 +91,7 @@ type options struct {
 	dir, imageKey                                         string
 	json, tap, yes, dryRun, all, allowPlain, allowAnyFile bool
 	facts, allowSmall                                     bool
-	root                                                  string
+	root, from                                            string
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -133,7 +133,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "version":
 		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
 	case "doctor":
-		return command(func() error { return a.doctor(ctx, a.world(), o) }, &pos, 0, 0, "json", "facts", "allow-plain", "allow-small")
+		return command(func() error { return a.doctor(ctx, a.world(), o) }, &pos, 0, 0, "dir", "json", "facts", "from", "allow-plain", "allow-small")
 	case "detect":
 		return command(func() error { return a.detect(a.world(), o) }, &pos, 0, 0, "dry-run", "root", "json")
 	case "measure":
@@ -177,6 +177,8 @@ func (o *options) parse(name string, args, accepted []string) ([]string, error) 
 			set.BoolVar(&o.allowPlain, f, false, "")
 		case "root":
 			set.StringVar(&o.root, f, "", "")
+		case "from":
+			set.StringVar(&o.from, f, "", "")
 		case "facts":
 			set.BoolVar(&o.facts, f, false, "")
 		case "allow-small":

@@ -171,7 +171,7 @@ func gpuMode(s Subject) (Verdict, bool) {
 	case bad:
 		return s.confidential(found, "the GPU's memory and its transfers are then open to the host", setMode)
 	case unread:
-		return warn(found, "the mode is in a register of the GPU, which is only looked at and never woken", "run this as root on the host, without lockdown; nvidia_gpu_tools.py --query-cc-mode tells it, too")
+		return warn(found, "the mode is in a register of the GPU, which is only looked at and never woken", "run this as root on the host, without lockdown; nvidia_gpu_tools.py --query-cc-mode tells it, too, and nvidia-smi conf-compute -f where NVIDIA's driver is bound")
 	}
 	return ok("%s", found)
 }
@@ -324,7 +324,10 @@ func guestDriver(s Subject) (Verdict, bool) {
 	if !s.hasGPU() {
 		return silent()
 	}
-	use := gpu.UseOf(s.NVIDIA)
+	use := gpu.Single // a guest gets one, unless they are joined
+	if len(s.switches()) > 0 {
+		use = gpu.Protected
+	}
 	if s.GuestDriver == "" {
 		var rows []string
 		for _, d := range gpu.Drivers() {

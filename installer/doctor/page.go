@@ -20,7 +20,7 @@ func Page() []byte {
 ` + "`cc-install doctor`" + ` tells what keeps a host from running a confidential VM with
 its GPUs: every finding at once, with its cause and what to do. It reads sysfs,
 procfs, the kernel's log, ` + "`virsh domcapabilities`" + `, the versions of five programs
-and one register of each GPU, and changes nothing: no mode is set, no driver
+and two registers of each GPU, and changes nothing: no mode is set, no driver
 bound or unbound, no device reset. Run it as root, or the log and the register
 stay unread.
 
@@ -31,8 +31,9 @@ stay unread.
 | 3 | nothing can run here: there is no /dev/kvm |
 
 ` + "`--json`" + ` prints the report for programs, ` + "`--facts`" + ` what it was judged by,
-without serial numbers, UUIDs and network addresses. ` + "`--allow-plain`" + ` makes notes of what
-only a confidential VM needs, ` + "`--allow-small`" + ` accepts less than 16 GiB.
+without serial numbers, UUIDs and network addresses; ` + "`--from FILE`" + ` judges such facts of
+another host. ` + "`--allow-plain`" + ` makes notes of what only a confidential VM needs,
+` + "`--allow-small`" + ` accepts less than 16 GiB.
 
 ## Least versions
 

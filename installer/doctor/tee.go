@@ -146,7 +146,7 @@ func snpPassthrough(s Subject) (Verdict, bool) {
 		return s.confidential("the kernel says: "+line, cause, "remove iommu=pt and amd_iommu=off from the kernel's command line")
 	}
 	for _, option := range [][2]string{{"iommu", "pt"}, {"iommu", "off"}, {"amd_iommu", "off"}, {"iommu.passthrough", "1"}} {
-		if value, set := s.Kernel.Option(option[0]); set && value == option[1] {
+		if value, set := s.Kernel.Option(option[0]); set && slices.Contains(strings.Split(value, ","), option[1]) {
 			return s.confidential("the kernel's command line has "+option[0]+"="+option[1], cause, "remove it and boot again")
 		}
 	}
@@ -260,10 +260,10 @@ func tdxInitialized(s Subject) (Verdict, bool) {
 	if !s.intel() || s.TEE.TDXParameter != "Y" {
 		return silent()
 	}
-	if line, failed := s.Kernel.Logged("initialization failed"); failed {
+	if line, failed := s.Kernel.Logged("tdx: initialization failed"); failed {
 		return s.confidential("the kernel says: "+line, "", "the line names the reason")
 	}
-	if _, done := s.Kernel.Logged("module initialized"); done {
+	if _, done := s.Kernel.Logged("tdx: module initialized"); done {
 		return ok("the TDX module is initialized")
 	}
 	return note("the kernel's log says nothing of the TDX module", "it is initialized with the first guest, or the log may not be read", "run this as root after the first guest was started")

@@ -46,7 +46,9 @@ func TestListShowsNVIDIAsGPUsAndSwitchesInOrderOfAddress(t *testing.T) {
 		Add("0000:00:02.0", gputest.Device{Vendor: 0x1a03, ID: 0x2000, Class: 0x030000}). // the board's own display
 		Add("0000:18:00.1", gputest.Device{ID: 0x22ba, Class: 0x040300}).                 // a GPU's sound
 		Add("0000:03:00.0", gputest.Device{ID: 0x22a3, Class: 0x068000, Group: 3}).
+		Add("0000:18:00.4", gputest.Device{ID: h100}). // a virtual function
 		Add("0001:01:00.0", gputest.Device{ID: 0x1234, Class: 0x030000})
+	tree.Link("sys/bus/pci/devices/0000:18:00.4/physfn", "../0000:18:00.0")
 	got := []string{}
 	for _, f := range list(t, tree) {
 		got = append(got, strings.Join([]string{string(f.Kind), string(rune('0' + f.Index)), f.Address, f.ID.String(), f.Model.String(), f.Driver}, " "))
@@ -287,6 +289,7 @@ func TestServes(t *testing.T) {
 	}{
 		{"550.163.01", hopper, gpu.Single, ""},
 		{"550.54.15", hopper, gpu.Single, ""},
+		{"550.163.01-2~deb13u1", hopper, gpu.Single, ""},
 		{"550.54.14", hopper, gpu.Single, "needs 550.54.15"},
 		{"535.183.01", hopper, gpu.Single, "needs 550.54.15"},
 		{"550.163.01", hopper, gpu.KeyRotation, "needs 575.57.08"},

@@ -97,8 +97,8 @@ func List(root fs.FS) ([]Function, error) {
 		}
 		class, _ := s.hex("class")
 		kind, ok := kindOf(class >> 8) // the lowest byte is the programming interface
-		if !ok {
-			continue
+		if !ok || s.link("physfn") != "" {
+			continue // a virtual function is a part of a GPU that is listed itself
 		}
 		out = append(out, s.function(kind, e.Name()))
 	}

@@ -147,9 +147,11 @@ func UseOf(functions []Function) Use {
 	return Single
 }
 
+// parseVersion reads 550.163.01, also with a package's revision behind it.
 func parseVersion(text string) ([]int, error) {
 	var out []int
-	for part := range strings.SplitSeq(text, ".") {
+	upstream, _, _ := strings.Cut(text, "-")
+	for part := range strings.SplitSeq(upstream, ".") {
 		n, err := strconv.Atoi(part)
 		if err != nil || n < 0 {
 			return nil, fmt.Errorf("%q is not the version of a driver", text)
