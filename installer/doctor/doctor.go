@@ -287,15 +287,26 @@ func numbers(version string) []int {
 	return out
 }
 
-// each joins what is said of several functions.
+// each joins what is said of several functions, those of which the same is
+// said together. A function of which nothing is said is left out.
 func each(functions []gpu.Function, say func(gpu.Function) string) string {
-	var out []string
+	var texts []string
+	said := map[string][]string{}
 	for _, f := range functions {
-		if text := say(f); text != "" {
-			out = append(out, f.Address+": "+text)
+		text := say(f)
+		if text != "" && said[text] == nil {
+			texts = append(texts, text)
 		}
+		said[text] = append(said[text], f.Address)
 	}
-	return strings.Join(out, "; ")
+	for i, text := range texts {
+		who := strings.Join(said[text], ", ")
+		if n := len(said[text]); n > 1 && n == len(functions) {
+			who = fmt.Sprintf("all %d", n)
+		}
+		texts[i] = who + ": " + text
+	}
+	return strings.Join(texts, "; ")
 }
 
 func gib(bytes uint64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }

@@ -95,6 +95,11 @@ func rows() []row {
 	none := doctor.Options{}
 	allow := doctor.Options{AllowPlain: true}
 	return []row{
+		{"facts.read", epyc, nil, none, doctor.OK, "GPUs"},
+		{"facts.read", epyc, remove("sys/class/net"), none, doctor.Warn, "network: listing"},
+		{"facts.root", epyc, nil, none, doctor.OK, "root"},
+		{"facts.root", epyc, put("proc/self/status", "Uid:\t1000\t1000\t1000\t1000\n"), none, doctor.Note, "sudo"},
+
 		{"cpu.virtualization", epyc, nil, none, doctor.OK, "AMD EPYC"},
 		{"cpu.virtualization", epyc, remove("dev/kvm"), none, doctor.Fail, "modprobe kvm_amd"},
 		{"cpu.virtualization", plain, both(remove("dev/kvm"), func(h factstest.Host) { h.Edit("proc/cpuinfo", "svm", "") }), none, doctor.Fail, "neither svm nor vmx"},
@@ -206,6 +211,8 @@ func rows() []row {
 
 		{"gpu.present", epyc, nil, none, doctor.OK, "H100"},
 		{"gpu.present", plain, nil, none, doctor.Note, "no NVIDIA GPU"},
+		{"gpu.present", plain, remove("sys/bus"), none, doctor.Warn, "cannot be looked at"},
+		{"gpu.present", epyc, nil, none, doctor.OK, "all 2: NVIDIA H100"},
 		{"gpu.present", plain, put("sys/module/nvidia/version", "580.159.04\n"), none, doctor.Warn, "sysfs shows no GPU"},
 		{"gpu.known", epyc, nil, none, doctor.OK, "all"},
 		{"gpu.known", epyc, device(gputest.Device{ID: 0x1234, Group: 7, Driver: "vfio-pci"}), none, doctor.Warn, "10de:1234"},
@@ -237,6 +244,7 @@ func rows() []row {
 		{"gpu.iommu-group", epyc, remove("sys/kernel/iommu_groups", gpu0+"/iommu_group", gpu1+"/iommu_group"), none, doctor.Fail, "no IOMMU groups"},
 		{"gpu.driver", epyc, nil, none, doctor.OK, "vfio-pci"},
 		{"gpu.driver", epyc, device(gputest.Device{ID: h100, Group: 7, Driver: "nvidia"}), none, doctor.Warn, factstest.GPU0 + ": nvidia"},
+		{"gpu.driver", epyc, both(put("sys/module/nvidia/version", "580.159.04\n"), device(gputest.Device{ID: h100, Group: 7, Driver: "nvidia"})), none, doctor.Warn, factstest.GPU0 + ": nvidia 580.159.04"},
 		{"gpu.driver", epyc, device(gputest.Device{ID: h100, Group: 7, Driver: "nouveau"}), none, doctor.Warn, "nouveau"},
 		{"gpu.link", epyc, nil, none, doctor.OK, "x16"},
 		{"gpu.link", epyc, put(gpu0+"/current_link_width", "8\n"), none, doctor.Note, "x8"},

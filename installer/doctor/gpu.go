@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"cc-base/tasks/facts"
 	"cc-base/tasks/gpu"
 	"cc-base/tasks/hw"
 )
@@ -119,6 +120,8 @@ func gpuPresent(s Subject) (Verdict, bool) {
 	switch {
 	case s.hasGPU():
 		return ok("%s", each(s.gpus(), func(f gpu.Function) string { return f.Model.String() }))
+	case slices.ContainsFunc(s.Unread, func(u string) bool { return strings.HasPrefix(u, facts.UnreadGPUs) }):
+		return warn("the PCI bus cannot be looked at", "sysfs is not mounted, or this is a container or sandbox", "run this on the host itself")
 	case s.HostDriver != "":
 		return warn("NVIDIA's driver "+s.HostDriver+" is loaded, but sysfs shows no GPU", "this is a container or sandbox that hides the PCI bus", "run this on the host itself")
 	}
@@ -275,6 +278,9 @@ func gpuDriver(s Subject) (Verdict, bool) {
 	bad := each(s.NVIDIA, func(f gpu.Function) string {
 		if f.Driver == "" || f.Driver == "vfio-pci" {
 			return ""
+		}
+		if f.Driver == "nvidia" && s.HostDriver != "" {
+			return "nvidia " + s.HostDriver
 		}
 		return f.Driver
 	})

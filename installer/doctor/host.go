@@ -23,6 +23,8 @@ func leastFor(kind hw.TEE) (least, bool) {
 
 func hostChecks() []Check {
 	return []Check{
+		{"facts.read", "everything could be looked at", "an answer of \"none\" that only means that nobody could look", factsRead},
+		{"facts.root", "the doctor is root", "without root neither the kernel's log nor a GPU's mode nor libvirt's networks are seen", factsRoot},
 		{"cpu.virtualization", "the processor's virtualization can be used", "without /dev/kvm nothing starts", virtualization},
 		{"kernel.version", "the host's kernel is new enough for its TEE", "SNP needs Linux 6.11, TDX 6.16; older ones have no such guests", kernelVersion},
 		{"kernel.config", "the kernel was built with the host side of its TEE", "Debian trixie's kernel has KVM_AMD_SEV and no KVM_INTEL_TDX", kernelConfig},
@@ -31,6 +33,20 @@ func hostChecks() []Check {
 		{"programs.present", "the programs of the installation are there", "an installation that stops half-way for want of a program", programsPresent},
 		{"memory.size", "the host has 16 GiB of memory", "the image needs the room for its GPU's staging buffers", memorySize},
 	}
+}
+
+func factsRead(s Subject) (Verdict, bool) {
+	if len(s.Unread) > 0 {
+		return warn(strings.Join(s.Unread, "; "), "sysfs or procfs is hidden, as in a container", "run this on the host itself")
+	}
+	return ok("GPUs, network and disks")
+}
+
+func factsRoot(s Subject) (Verdict, bool) {
+	if !s.Root {
+		return note("not root", "the kernel's log, BAR0 and the definitions of libvirt's networks may be unread", "run it with sudo")
+	}
+	return ok("root")
 }
 
 func virtualization(s Subject) (Verdict, bool) {

@@ -38,6 +38,7 @@ type World struct {
 // Facts is everything that was found.
 type Facts struct {
 	Schema      int             `json:"schema"`
+	Root        bool            `json:"root"` // they were gathered by root, who sees more
 	Kernel      Kernel          `json:"kernel"`
 	CPU         CPU             `json:"cpu"`
 	Memory      Memory          `json:"memory"`
@@ -74,10 +75,14 @@ type Security struct {
 	MemlockHard   string `json:"memlockHard,omitempty"`
 }
 
+// UnreadGPUs begins the entry of [Facts.Unread] that says why GPUs could not be
+// looked for.
+const UnreadGPUs = "GPUs: "
+
 // Gather reads everything.
 func Gather(ctx context.Context, w World) Facts {
-	f := Facts{Schema: Schema}
 	r := reader{w.Root}
+	f := Facts{Schema: Schema, Root: r.isRoot()}
 	f.Kernel = r.kernel(ctx, w.Run)
 	f.CPU = r.cpu()
 	f.Memory = r.memory()
@@ -92,20 +97,20 @@ func Gather(ctx context.Context, w World) Facts {
 
 	unread := func(what string, err error) {
 		if err != nil {
-			f.Unread = append(f.Unread, fmt.Sprintf("%s: %s", what, err))
+			f.Unread = append(f.Unread, what+err.Error())
 		}
 	}
 	var err error
 	f.NVIDIA, err = gpu.List(w.Root)
-	unread("GPUs", err)
+	unread(UnreadGPUs, err)
 	if w.Registers != nil {
 		gpu.ReadModes(f.NVIDIA, w.Registers)
 	}
 	f.Network, err = network.Read(w.Root)
-	unread("network", err)
+	unread("network: ", err)
 	f.Network = nameless(f.Network)
 	devices, err := hw.Devices(w.Root)
-	unread("disks", err)
+	unread("disks: ", err)
 	for _, d := range devices {
 		if d.Kind == hw.Disk && d.Size > 0 {
 			f.Disks = append(f.Disks, Disk{d.Name, d.Class.String(), d.Size, d.SectorSize, d.Removable, len(hw.Refusals(d, hw.Need{})) == 0})
@@ -165,6 +170,17 @@ func (r reader) names(dir string) []string {
 		out = append(out, e.Name())
 	}
 	return out
+}
+
+// isRoot looks at the effective user, the second number.
+func (r reader) isRoot() bool {
+	for line := range strings.Lines(r.text("proc/self/status")) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+			ids := strings.Fields(rest)
+			return len(ids) > 1 && ids[1] == "0"
+		}
+	}
+	return false
 }
 
 func (r reader) security() Security {

@@ -70,7 +70,7 @@ func EPYC() Host {
 	h.Put("boot/config-6.17.0-5-generic", "CONFIG_KVM_AMD_SEV=y\nCONFIG_IOMMUFD=m\nCONFIG_VFIO_PCI=m\n# CONFIG_KVM_INTEL_TDX is not set\n")
 	h.Dir("sys/class/iommu/ivhd0")
 	h.Log("ccp 0000:42:00.1: SEV-SNP API:1.55 build:37")
-	h.Log("AMD-Vi: Completion-Wait loop timed out never")
+	h.Log("AMD-Vi: Interrupt remapping enabled")
 	h.Log("usb 1-1: SerialNumber: ABC123")
 	h.firmware("60-edk2-x86_64-amdsev.json", "/usr/share/ovmf/OVMF.amdsev.fd", "amd-sev-es", "amd-sev-snp")
 	h.Prints["virsh domcapabilities"] = domcaps("sev", "sev-es", "sev-snp")
@@ -121,6 +121,7 @@ func base(release string) Host {
 		h.Put("sys/devices/system/node/node"+node+"/meminfo", "Node "+node+" MemTotal:       263976170 kB\nNode "+node+" MemFree:        250000000 kB\n")
 	}
 	h.Put("sys/module/apparmor/parameters/enabled", "Y\n")
+	h.Put("proc/self/status", "Name:\tcc-install\nUid:\t0\t0\t0\t0\n")
 	h.Put("proc/self/limits", "Limit                     Soft Limit           Hard Limit           Units\nMax locked memory         unlimited            unlimited            bytes\n")
 	h.network()
 	h.disk()
