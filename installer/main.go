@@ -46,7 +46,7 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --name NAME    of this installation and its VM (default: cc-base)
@@ -109,6 +109,8 @@ type options struct {
 	dir, state, name, imageKey, recipient    string
 	json, tap, yes, dryRun, all              bool
 	allowPlain, allowAnyFile, allowDowngrade bool
+	facts, allowSmall                        bool
+	root, from                               string
 }
 
 // installFlags are the flags of plan, which install has too.
@@ -154,6 +156,10 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
 	case "version":
 		return command(func() error { return a.version(o) }, &pos, 0, 0, "dir")
+	case "doctor":
+		return command(func() error { return a.doctor(ctx, a.world(), o) }, &pos, 0, 0, "dir", "json", "facts", "from", "allow-plain", "allow-small")
+	case "detect":
+		return command(func() error { return a.detect(a.world(), o) }, &pos, 0, 0, "dry-run", "root", "json")
 	case "measure":
 		return a.measure(ctx, rest)
 	case "compare":
@@ -201,6 +207,14 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 			set.BoolVar(&o.all, f, false, "")
 		case "allow-plain":
 			set.BoolVar(&o.allowPlain, f, false, "")
+		case "root":
+			set.StringVar(&o.root, f, "", "")
+		case "from":
+			set.StringVar(&o.from, f, "", "")
+		case "facts":
+			set.BoolVar(&o.facts, f, false, "")
+		case "allow-small":
+			set.BoolVar(&o.allowSmall, f, false, "")
 		case "allow-file":
 			set.BoolVar(&o.allowAnyFile, f, false, "")
 		}

@@ -81,8 +81,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", dir+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("CC_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("GNUPGHOME", filepath.Join(env.WorkDir, "gnupg"))
-			if err := os.Mkdir(filepath.Join(env.WorkDir, "gnupg"), 0o700); err != nil {
-				return err
+			// validate.sh writes settings files, which must not be this machine's.
+			env.Setenv("CC_SETTINGS_ROOT", filepath.Join(env.WorkDir, "host"))
+			for _, name := range []string{"gnupg", "host"} {
+				if err := os.Mkdir(filepath.Join(env.WorkDir, name), 0o700); err != nil {
+					return err
+				}
 			}
 			return f.Write(dir)
 		},

@@ -30,6 +30,11 @@ const (
 	Deployment    Code = "CC0707"
 	OlderImage    Code = "CC0708"
 	ImageKeyLost  Code = "CC0709"
+
+	HostUnfit       Code = "CC0720"
+	HostUnsupported Code = "CC0721"
+	HostSettings    Code = "CC0722"
+
 	GuestCmdline  Code = "CC0801"
 	GuestVolume   Code = "CC0802"
 	GuestKey      Code = "CC0803"
@@ -180,6 +185,15 @@ func Meanings() []Meaning {
 		{ImageKeyLost, ExitUsage, "the key of the shipped image is needed",
 			"the volumes get keys of their own at installation, for which they have to be opened once",
 			"name the key with --image-key FILE; image.key of the build's out/keys, or decrypt image-key.asc"},
+		{HostUnfit, ExitFailed, "the host is not ready for a confidential VM",
+			"`cc-install doctor` has findings that are failures; each has its cause and what to do",
+			"do what the findings say, then run `cc-install doctor` again"},
+		{HostUnsupported, ExitUnsupported, "the host cannot run virtual machines",
+			"there is no /dev/kvm: virtualization is off, its module is not loaded, or this is a container",
+			"switch virtualization on in the firmware's setup and load kvm_amd or kvm_intel"},
+		{HostSettings, ExitUsage, "a settings file of the host is wrong",
+			"gpu_settings or network_settings has an unknown key, a value outside its range, or names a GPU, an address or a bridge that this host does not have; all problems are listed by line",
+			"correct the lines named; or remove the file and run `cc-install detect`"},
 		{GuestCmdline, ExitFailed, "the guest refused its kernel command line",
 			"a parameter that fixes a root hash is missing, malformed or given twice",
 			"boot the image with its own UKI and nothing added"},
