@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"cc-base/installer/unpacked"
+	"cc-base/tasks/facts"
 	"cc-base/tasks/fault"
 	"cc-base/validation"
 )
@@ -17,7 +18,13 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 	if o.json && o.tap {
 		return fault.Newf(fault.Usage, "--json and --tap are two formats")
 	}
-	checks, err := validation.Select(validation.All(), areas)
+	all := validation.All()
+	if len(areas) > 0 {
+		// Without a name the installer is checked, and whether a disk takes it; the
+		// host is the doctor's.
+		all = append(all, hostChecks(func(ctx context.Context) facts.Facts { return facts.Gather(ctx, a.world()) }, imageOptions(o.dir))...)
+	}
+	checks, err := validation.Select(all, areas)
 	if err != nil {
 		return fault.New(fault.Usage, err)
 	}

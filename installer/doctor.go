@@ -15,7 +15,6 @@ import (
 	"cc-base/tasks/facts"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/gpu"
-	"cc-base/tasks/sh"
 )
 
 const doctorUsage = `  cc-install doctor [--json | --facts] [--from FILE] [--allow-plain] [--allow-small]
@@ -27,7 +26,7 @@ const doctorUsage = `  cc-install doctor [--json | --facts] [--from FILE] [--all
 
 // world is where facts of this machine come from.
 func (a *app) world() facts.World {
-	return facts.World{Root: a.root, Run: sh.Host{}, Registers: gpu.Sysfs{Root: string(os.PathSeparator)}}
+	return facts.World{Root: a.root, Run: a.programs, Registers: gpu.Sysfs{Root: string(os.PathSeparator)}}
 }
 
 // doctor judges this host. The exit status is that of the worst finding.

@@ -21,6 +21,8 @@ import (
 	"cc-base/tasks/hw/hwtest"
 )
 
+var making sync.Mutex
+
 // loopDevice makes a loop device over a used disk, or skips where this user or
 // this kernel cannot.
 func loopDevice(t *testing.T, mib int, options ...string) (device, file string) {
@@ -38,7 +40,11 @@ func loopDevice(t *testing.T, mib int, options ...string) (device, file string) 
 	if err := os.WriteFile(file, bytes.Repeat([]byte{used}, mib<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Two at once may open the same free device, and the slower one is then seen
+	// as a program that uses it.
+	making.Lock()
 	out, err := exec.Command("losetup", append(options, "-f", "--show", file)...).Output()
+	making.Unlock()
 	if err != nil {
 		t.Skip("losetup does not work here: ", err)
 	}

@@ -39,7 +39,7 @@ const usage = `usage:
   cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
                                                rule whether it would be accepted as a target
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
-                                               measurements
+                                               measurements, and by name alone host gpu
   cc-install measure snp|tdx|ovmf|pcr …
                  what a guest will measure, computed from files; measure help
                  shows more

@@ -459,3 +459,24 @@ func TestThePageHasEveryCheck(t *testing.T) {
 		t.Errorf("%s differs; go test ./installer/doctor -run Page -update (-want +got):\n%s", file, diff)
 	}
 }
+
+// Hosts that were met: virtual machines with passed-through H100, which can run
+// no confidential guest. What the doctor says of them is looked at as a whole.
+func TestRecordedHosts(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"h100-one", "h100-two"} {
+		text, err := os.ReadFile("testdata/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f facts.Facts
+		if err := json.Unmarshal(text, &f); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := doctor.Examine(f, doctor.Options{}).Text(&out); err != nil {
+			t.Fatal(err)
+		}
+		golden.Compare(t, name+".txt", out.String())
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/gpu"
@@ -460,5 +461,51 @@ func TestADeviceThatVanishesCostsItsAnswerOnly(t *testing.T) {
 	got := gpu.ReadMode(functions[0], failing{gputest.Modes(map[string]string{first: "on"})})
 	if got.Mode != gpu.ModeUnread || got.Reason != "reading BAR0 raised a bus error" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// What nvidia-smi -q says of the recorded hosts: device id 0x233010DE, bus ids
+// 00000000:00:06.0 and 07.0, PCIe generation 5 with 16 lanes, BAR1 of 131072
+// MiB, which is BAR 2 here, and a NUMA affinity of 0, which sysfs does not tell.
+func TestRecordedHostsAreReadAsNvidiaSmiDoes(t *testing.T) {
+	t.Parallel()
+	for name, addresses := range map[string][]string{"h100-one": {"0000:00:06.0"}, "h100-two": {"0000:00:06.0", "0000:00:07.0"}} {
+		archive, err := txtar.ParseFile(filepath.Join("testdata", name+".txtar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree := gputest.New()
+		for _, f := range archive.Files {
+			if link, ok := strings.CutSuffix(f.Name, ".link"); ok {
+				tree.Link(link, strings.TrimSpace(string(f.Data)))
+				continue
+			}
+			tree.Put(f.Name, string(f.Data))
+		}
+		tree.Dir("sys/bus/pci/drivers/nvidia")
+		tree.Dir("sys/kernel/iommu_groups")
+		var got []string
+		for _, f := range list(t, tree) {
+			got = append(got, f.Address)
+			if f.Kind != gpu.GPU || f.ID.String() != "2330" || f.Model.Arch != gpu.Hopper || f.Driver != "nvidia" || f.NUMA != -1 {
+				t.Errorf("%s: %+v", name, f)
+			}
+			if f.Link.Width != "16" || !strings.HasPrefix(f.Link.Speed, "32.0") {
+				t.Errorf("%s: link %+v", name, f.Link)
+			}
+			var bars []uint64
+			for _, b := range f.BARs {
+				bars = append(bars, b.Size>>20)
+			}
+			if diff := cmp.Diff([]uint64{16, 131072, 32}, bars); diff != "" {
+				t.Errorf("%s: BARs in MiB: %s", name, diff)
+			}
+			if f.Group.Number != -1 || !strings.Contains(f.Group.Reason, "no IOMMU is on") {
+				t.Errorf("%s: group %+v", name, f.Group)
+			}
+		}
+		if diff := cmp.Diff(addresses, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }

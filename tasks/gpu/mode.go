@@ -176,6 +176,10 @@ func (s Sysfs) reason(err error) error {
 		if mode := Lockdown(os.DirFS(s.Root)); mode != "" && mode != "none" {
 			return fmt.Errorf("the kernel's lockdown (%s) forbids to map BAR0", mode)
 		}
+		if os.Geteuid() == 0 {
+			// Met on a host whose kernel has lockdown built in and securityfs hidden.
+			return errors.New("the kernel permits not even root to map BAR0: lockdown, whose mode it does not show, or a container")
+		}
 		return errors.New("not permitted to map BAR0: run as root, outside containers")
 	case errors.Is(err, syscall.EINVAL):
 		return errors.New("the bound driver holds BAR0 for itself (CONFIG_IO_STRICT_DEVMEM)")

@@ -27,7 +27,7 @@ func TestEveryRefusalOfTheKernelHasItsReason(t *testing.T) {
 	}{
 		{open, syscall.ENOENT, "no file resource0"},
 		{open, syscall.EACCES, "no permission to open BAR0: run as root"},
-		{open, syscall.EPERM, "run as root, outside containers"},
+		{open, syscall.EPERM, "container"},
 		{locked, syscall.EPERM, "lockdown (integrity) forbids"},
 		{open, syscall.EINVAL, "the bound driver holds BAR0"},
 		{open, syscall.ENODEV, "does not map"},

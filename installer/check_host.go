@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"cc-base/installer/doctor"
+	"cc-base/tasks/facts"
+	"cc-base/validation"
+)
+
+// hostChecks are the doctor's questions as checks, in the areas gpu and host, of
+// facts that are gathered once. A note or a warning passes and says so: neither
+// keeps a VM from running.
+func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []validation.Check {
+	var once sync.Once
+	var report doctor.Report
+	var found facts.Facts
+	var checks []validation.Check
+	for _, c := range doctor.Checks() {
+		area := "host"
+		if group, _, _ := strings.Cut(c.ID, "."); slices.Contains([]string{"gpu", "vfio", "iommu", "guest"}, group) {
+			area = "gpu"
+		}
+		checks = append(checks, validation.Check{
+			ID: area + "." + c.ID, Title: c.Title, Area: area, Where: []validation.Where{validation.Host}, Tier: validation.TierKVM,
+			Remedy: "cc-install doctor shows cause and cure",
+			Func: func(ctx context.Context, _ *validation.Env) validation.Verdict {
+				once.Do(func() {
+					found = gather(ctx)
+					report = doctor.Examine(found, o)
+				})
+				return hostVerdict(report, found, area, c.ID)
+			},
+		})
+	}
+	return checks
+}
+
+func hostVerdict(report doctor.Report, found facts.Facts, area, id string) validation.Verdict {
+	if area == "gpu" && len(found.NVIDIA) == 0 {
+		return validation.Verdict{Status: validation.Skip, Detail: "this host shows no NVIDIA device"}
+	}
+	i := slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.ID == id })
+	if i < 0 {
+		return validation.Verdict{Status: validation.Skip, Detail: "it has no meaning on this host"}
+	}
+	f := report.Findings[i]
+	detail := f.Found
+	if f.Cause != "" {
+		detail += ": " + f.Cause
+	}
+	switch f.Severity {
+	case doctor.Fail:
+		return validation.Verdict{Status: validation.Fail, Detail: detail + "; " + f.Fix}
+	case doctor.Warn, doctor.Note:
+		detail = string(f.Severity) + ": " + detail
+	}
+	return validation.Verdict{Status: validation.Pass, Detail: detail}
+}
