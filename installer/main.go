@@ -39,7 +39,7 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + releaseUsage + attestUsage + evidenceUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --dir DIR      the unpacked installer (default: the folder of cc-install)
@@ -138,6 +138,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return a.release(ctx, rest)
 	case "attest":
 		return a.attest(ctx, rest)
+	case "top":
+		return a.top(ctx, rest)
 	case "verify-evidence":
 		return a.verifyEvidence(rest)
 	case "help", "-h", "-help", "--help":
