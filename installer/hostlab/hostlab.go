@@ -261,7 +261,7 @@ func (h *Host) Tiny(t testing.TB, name string) domain.Spec {
 		Name: name, MemoryMiB: 1024, VCPUs: 1, Boot: domain.Disk, Emulated: true,
 		Firmware: domain.Firmware{
 			Code: "/usr/share/OVMF/OVMF_CODE_4M.fd", Vars: "/usr/share/OVMF/OVMF_VARS_4M.fd",
-			NVRAM: "/var/lib/libvirt/qemu/nvram/" + name + ".fd",
+			NVRAM: filepath.Join(h.Tmp, name+".fd"),
 		},
 		Disk: domain.Volume{Path: disk}, TPM: domain.TPM{Present: true}, ConsoleFile: filepath.Join(h.Tmp, name+".console"),
 	}
