@@ -46,7 +46,7 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --name NAME    of this installation and its VM (default: cc-base)
@@ -168,6 +168,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return a.release(ctx, rest)
 	case "attest":
 		return a.attest(ctx, rest)
+	case "top":
+		return a.top(ctx, rest)
 	case "verify-evidence":
 		return a.verifyEvidence(rest)
 	case "help", "-h", "-help", "--help":

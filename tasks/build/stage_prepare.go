@@ -33,22 +33,28 @@ func prepare(ctx context.Context, b *Build) error {
 	if err != nil {
 		return err
 	}
-	return b.buildTools(ctx, tools)
+	return b.buildTree(ctx, tools, b.toolsDir(), toolbox.Packages())
 }
 
 // toolsName names the tree after everything that decides its content, so that
 // several configurations keep theirs side by side.
-func (b *Build) toolsName() string {
-	return key(map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(toolbox.Packages(), " "), "layout": "1"})[:16]
-}
+func (b *Build) toolsName() string { return b.treeName(toolbox.Packages()) }
 func (b *Build) toolsDir() string  { return filepath.Join(b.CacheDir, "tools", b.toolsName()) }
 func (b *Build) toolsList() string { return b.toolsDir() + ".packages" }
 
-// buildTools makes the tools tree unless it is there. Builds that share a cache
-// wait for each other here; the package list appears last and says that the
-// tree is whole.
-func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
-	dir := b.toolsDir()
+// hostDir is the tree that plays the host of virtual machines in tests.
+func (b *Build) hostDir() string {
+	return filepath.Join(b.CacheDir, "tools", "host-"+b.treeName(toolbox.HostPackages()))
+}
+
+func (b *Build) treeName(packages []string) string {
+	return key(map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(packages, " "), "layout": "1"})[:16]
+}
+
+// buildTree makes a tree of programs unless it is there. Builds that share a
+// cache wait for each other here; the package list appears last and says that
+// the tree is whole.
+func (b *Build) buildTree(ctx context.Context, d rootfs.Distribution, dir string, packages []string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -60,20 +66,21 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
-	_, listErr := os.Stat(b.toolsList())
+	whole := dir + ".packages"
+	_, listErr := os.Stat(whole)
 	_, treeErr := os.Stat(filepath.Join(dir, "usr/bin/env"))
 	if listErr == nil && treeErr == nil {
 		return nil
 	}
-	if err := os.Remove(b.toolsList()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := atomicfile.Remove(whole); err != nil {
 		return err
 	}
 	mirror, err := rootfs.HostMirror(ctx, b.Host, d)
 	if err != nil {
 		return err
 	}
-	b.log.event("prepare", "%s with %d packages and what they need", b.Config.OS.ToolsSuite, len(toolbox.Packages()))
-	spec, err := b.bootstrapSpec(ctx, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, toolbox.Packages())
+	b.log.event("prepare", "%s with %d packages and what they need", b.Config.OS.ToolsSuite, len(packages))
+	spec, err := b.bootstrapSpec(ctx, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, packages)
 	if err != nil {
 		return err
 	}
@@ -86,7 +93,25 @@ func (b *Build) buildTools(ctx context.Context, d rootfs.Distribution) error {
 	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
 		return err
 	}
-	return atomicfile.Publish(list, b.toolsList())
+	return atomicfile.Publish(list, whole)
+}
+
+// TestHost makes the tree that plays the host of virtual machines in tests and
+// returns its folder. `mage test` does the same.
+func TestHost(ctx context.Context, o Options) (dir string, err error) {
+	err = with(ctx, o, func(ctx context.Context, b *Build) error {
+		dir, err = b.testHost(ctx)
+		return err
+	})
+	return dir, err
+}
+
+func (b *Build) testHost(ctx context.Context) (string, error) {
+	debian, err := rootfs.DistributionByName("debian")
+	if err != nil {
+		return "", err
+	}
+	return b.hostDir(), b.buildTree(ctx, debian, b.hostDir(), toolbox.HostPackages())
 }
 
 // bootstrapSpec is what the tools tree and the image have in common.

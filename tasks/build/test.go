@@ -27,9 +27,12 @@ func Test(ctx context.Context, o Options) error {
 	o.Profile = "minimal"
 	o.OutDir = filepath.Join(o.OutDir, "test")
 	o.LookupEnv = testKey(o.LookupEnv)
-	tools, images := "", ""
-	err := with(ctx, o, func(ctx context.Context, b *Build) error {
+	tools, images, libvirt := "", "", ""
+	err := with(ctx, o, func(ctx context.Context, b *Build) (err error) {
 		tools, images = b.Tools.Dir, b.scratch("firmware")
+		if libvirt, err = b.testHost(ctx); err != nil {
+			return err
+		}
 		return b.Through(ctx, "sign")
 	})
 	if err != nil {
@@ -44,7 +47,7 @@ func Test(ctx context.Context, o Options) error {
 	defer os.Remove(notRun.Name())
 	defer notRun.Close()
 	t := suite{ctx: ctx, repo: o.Repo, env: append(os.Environ(),
-		lab.ToolsEnv+"="+tools, lab.OutEnv+"="+o.OutDir, "CC_CACHE_DIR="+o.CacheDir,
+		lab.ToolsEnv+"="+tools, lab.HostEnv+"="+libvirt, lab.OutEnv+"="+o.OutDir, "CC_CACHE_DIR="+o.CacheDir,
 		ovmftest.FirmwareEnv+"="+images, ovmftest.NotRunEnv+"="+notRun.Name())}
 	t.run("go", "vet", "./...")
 	t.run("go", "vet", "-tags", "mage", "./magefiles/...")

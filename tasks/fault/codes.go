@@ -76,6 +76,13 @@ const (
 	HeaderSlots       Code = "CC0909"
 	HeaderToken       Code = "CC0910"
 	HeaderMAC         Code = "CC0911"
+	Libvirt           Code = "CC1001"
+	NoLibvirt         Code = "CC1002"
+	NoVM              Code = "CC1003"
+	VMTaken           Code = "CC1004"
+	VMNotReady        Code = "CC1005"
+	HostNetwork       Code = "CC1006"
+	VMState           Code = "CC1007"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -311,5 +318,26 @@ func Meanings() []Meaning {
 		{HeaderMAC, ExitFailed, "the header is not the one that the guest wrote",
 			"its authentication code, keyed by the volume's own secret, does not match",
 			"the header was tampered with; do not use the disk"},
+		{Libvirt, ExitFailed, "libvirt refused a request",
+			"a domain, network or filter could not be defined, started, changed or removed; libvirt's reason is in the message",
+			"read the reason; `journalctl -u libvirtd -u virtqemud` has more"},
+		{NoLibvirt, ExitUnsupported, "libvirt does not answer",
+			"virsh is not installed, the daemon does not run, or this user may not use it",
+			"install and start libvirt, and run the program as root"},
+		{NoVM, ExitUsage, "there is no VM of that name",
+			"libvirt has no domain of that name, or the installer has made none",
+			"`virsh list --all` shows the names"},
+		{VMTaken, ExitUnsafe, "the name is taken",
+			"libvirt has a domain, network or filter of that name already, or the installer keeps the state of a VM of that name",
+			"choose another --name, or remove the former one with `cc-install uninstall NAME`"},
+		{VMNotReady, ExitFailed, "the VM did not become ready",
+			"its console has neither the ready line nor a refusal with a code: it ended, or the time was over",
+			"read the console whose file is named; under emulation, or on a slow disk, allow more time"},
+		{HostNetwork, ExitUnsupported, "the VM's network cannot be made on this host",
+			"the bridge that was named is not there, or every private network that could be given to a bridge of our own is in use",
+			"name a bridge of the host, or a free network; `ip route` shows those in use"},
+		{VMState, ExitFailed, "what is recorded of the VM cannot be used",
+			"state.json is damaged, of another version or there is nothing of the kind that was asked for in it",
+			"keep the folder for the operator of the host; `cc-install uninstall NAME` removes what it names"},
 	}
 }

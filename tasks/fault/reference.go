@@ -20,6 +20,7 @@ func areas() []area {
 		{"07", "Installer"},
 		{"08", "Guest"},
 		{"09", "Volume header"},
+		{"10", "Virtual machine on the host"},
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 // Names of the variables by which `mage test` tells the tests where things are.
 const (
 	ToolsEnv = "CC_TEST_TOOLS" // the unpacked tools tree
+	HostEnv  = "CC_TEST_HOST"  // the unpacked tree that plays a host of virtual machines
 	OutEnv   = "CC_TEST_OUT"   // the output folder of the image under test
 	LongEnv  = "CC_LONG"       // 1 for the long mode
 )

@@ -37,6 +37,20 @@ func Packages() []string {
 	}
 }
 
+// HostPackages is what a tree holds that plays the host of virtual machines in
+// tests: libvirt with the drivers that a domain of ours needs, and what the
+// installer asks a host for. No libvirt is ever installed on the machine that
+// runs the tests.
+func HostPackages() []string {
+	return []string{
+		"libvirt-daemon", "libvirt-daemon-log", "libvirt-clients", // libvirtd, virtlogd, virsh
+		"libvirt-daemon-driver-qemu", "libvirt-daemon-driver-network", "libvirt-daemon-driver-nwfilter", "libvirt-daemon-driver-nodedev",
+		"qemu-system-x86", "qemu-utils", "swtpm", "swtpm-tools", "ovmf", // virtual machine
+		"dnsmasq-base", "iptables", "nftables", "ebtables", "iproute2", "iputils-ping", "netcat-openbsd", // network
+		"cryptsetup-bin", "coreutils", // installation
+	}
+}
+
 // Tree is an unpacked root file system whose programs can be run.
 type Tree struct {
 	Dir   string    // the unpacked tree
