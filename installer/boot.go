@@ -11,7 +11,7 @@ import (
 )
 
 // report says what was done, what was not, and how to start the machine.
-func (a *app) report(src *source, t target.Target, j job, secret string) {
+func (a *app) report(src *source, t target.Target, j job, dir, secret string) {
 	m := src.manifest
 	fmt.Fprintf(a.out, `
 installed: %s %s (%s) as %s, %d partitions, every byte read back and compared
@@ -20,10 +20,10 @@ this disk: PCR 5 (SHA-256) %s
            RTMR1 (TDX, disk boot) %s
 `, m.Distribution, m.Suite, m.Profile, j.record.Name, len(m.Disk.Partitions), j.record.PCR5, j.record.RTMR1)
 	switch {
-	case secret == "":
+	case secret == "" && len(j.keys.Enrolment) == 0:
 		fmt.Fprintln(a.out, "keys:      nothing in the image is encrypted; cc-dynamic gets its key in the guest")
 	case j.keys.person != nil && len(j.keys.Recovery) > 0:
-		fmt.Fprintf(a.out, "recovery:  the key of root and app is in %s, encrypted to %s\n", filepath.Join(filepath.Dir(secret), deployment.RecoveryFile), j.keys.person.Fingerprint())
+		fmt.Fprintf(a.out, "recovery:  the key of root and app is in %s, encrypted to %s\n", filepath.Join(dir, deployment.RecoveryFile), j.keys.person.Fingerprint())
 	case len(j.keys.Recovery) > 0:
 		// To the terminal and nowhere else: standard output may be a log.
 		fmt.Fprintf(a.err, "recovery:  key of root and app, shown this once: %s\n", j.keys.Recovery)
@@ -32,6 +32,12 @@ this disk: PCR 5 (SHA-256) %s
 	}
 	if secret != "" {
 		fmt.Fprintf(a.out, "keys:      root and app have keys of their own; until the guest's first boot, %s opens them\n", secret)
+	}
+	if j.vm != nil {
+		fmt.Fprintf(a.out, `the VM:    %s is defined and ready; it starts with the host, and needs no secret any more
+           virsh list --all shows it, virsh console %s is closed: it has no shell
+`, j.record.Name, j.record.Name)
+		return
 	}
 	fmt.Fprintf(a.out, "check it:  %s verify %s\nboot it:   %s\n", quote(src.folder.Path("cc-install")), quote(t.Path),
 		strings.Join(bootCommand(src.folder, t, secret), " \\\n             "))

@@ -74,7 +74,7 @@ func opened(c *header.Copy, passphrase []byte) []string {
 func TestAnInstallationHasKeysOfItsOwn(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	out, err := h.run(t, t.Context(), true, "install", h.disk, "--yes")
+	out, err := h.run(t, t.Context(), true, "install", "--disk-only", h.disk, "--yes")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -113,7 +113,7 @@ func TestAnInstallationHasKeysOfItsOwn(t *testing.T) {
 	if out, err := h.run(t, t.Context(), false, "verify", h.disk); err != nil || !strings.Contains(out, "installed and unchanged") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	filetest.Only(t, filepath.Join(h.state, "cc-base"), "enroll.key", "install.json", "lock")
+	filetest.Only(t, filepath.Join(h.state, "cc-base"), "enroll.key", "install.json", "install.lock")
 	for _, f := range []string{"enroll.key", "install.json"} {
 		if info, err := os.Stat(filepath.Join(h.state, "cc-base", f)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", f, info.Mode(), err)
@@ -159,7 +159,7 @@ func TestTwoInstallationsShareNoKey(t *testing.T) {
 	filetest.Write(t, other.disk, bytes.Repeat([]byte{used}, 80<<20))
 	var volumes [][]byte
 	for _, x := range []host{h, other} {
-		if out, err := x.run(t, t.Context(), false, "install", x.disk, "--yes"); err != nil || !strings.Contains(out, "recovery:  no key was made") {
+		if out, err := x.run(t, t.Context(), false, "install", "--disk-only", x.disk, "--yes"); err != nil || !strings.Contains(out, "recovery:  no key was made") {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		_, raw := x.volume(t, "cc-root")
@@ -190,7 +190,7 @@ func TestAnInterruptedInstallationIsMadeAnew(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		a, _ := inProcess(os.DirFS("/"), "", false)
 		a.programs, a.shows, a.err = h.tools, true, cancelOn{cancel, at}
-		err := a.run(ctx, []string{"install", h.disk, "--yes", "--dir", h.dir, "--state", h.state, "--allow-file"})
+		err := a.run(ctx, []string{"install", "--disk-only", h.disk, "--yes", "--dir", h.dir, "--state", h.state, "--allow-file"})
 		if fault.Exit(err) != fault.ExitFailed {
 			t.Errorf("at %q: %v", at, err)
 		}
@@ -201,7 +201,7 @@ func TestAnInterruptedInstallationIsMadeAnew(t *testing.T) {
 			t.Errorf("at %q the copies stayed", at)
 		}
 	}
-	out, err := h.run(t, t.Context(), false, "install", h.disk, "--yes")
+	out, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes")
 	if err != nil || !strings.Contains(out, "was not finished; it begins anew") {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -215,7 +215,7 @@ func TestAnInterruptedInstallationIsMadeAnew(t *testing.T) {
 func TestADiskWhoseRecordIsUnfinishedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	if out, err := h.run(t, t.Context(), false, "install", h.disk, "--yes"); err != nil {
+	if out, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	d, err := deployment.Open(h.state, "cc-base")
@@ -263,7 +263,7 @@ func TestWhatIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 			tt.prepare(dir)
 			x := h
 			x.dir = dir
-			_, err := x.run(t, t.Context(), false, append([]string{"install", h.disk, "--yes"}, tt.args...)...)
+			_, err := x.run(t, t.Context(), false, append([]string{"install", "--disk-only", h.disk, "--yes"}, tt.args...)...)
 			faulttest.Want(t, err, tt.code, tt.want)
 			unchanged(t, h.disk)
 			if _, err := os.Stat(h.state); err == nil {
@@ -280,7 +280,7 @@ func TestAWrongImageKeyWritesNothingToTheDisk(t *testing.T) {
 	if err := os.Chmod(key, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.run(t, t.Context(), false, "install", h.disk, "--yes", "--image-key", key)
+	_, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes", "--image-key", key)
 	faulttest.Want(t, err, fault.Sealing, "opens none of its keyslots")
 	unchanged(t, h.disk)
 }
@@ -288,19 +288,19 @@ func TestAWrongImageKeyWritesNothingToTheDisk(t *testing.T) {
 func TestAnOlderImageIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	if _, err := h.run(t, t.Context(), false, "install", h.disk, "--yes"); err != nil {
+	if _, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes"); err != nil {
 		t.Fatal(err)
 	}
 	newer := filetest.Read(t, filepath.Join(h.state, "cc-base", "install.json"))
 	text := strings.Replace(string(newer), `"sourceDateEpoch": 0`, `"sourceDateEpoch": 1900000000`, 1)
 	filetest.Write(t, filepath.Join(h.state, "cc-base", "install.json"), []byte(text))
 	before := filetest.Read(t, h.disk)
-	_, err := h.run(t, t.Context(), false, "install", h.disk, "--yes")
+	_, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes")
 	faulttest.Want(t, err, fault.OlderImage, "2030-03-17")
 	if fault.Exit(err) != fault.ExitUnsafe || !bytes.Equal(before, filetest.Read(t, h.disk)) {
 		t.Errorf("exit status %d, or the disk was written to", fault.Exit(err))
 	}
-	if out, err := h.run(t, t.Context(), false, "install", h.disk, "--yes", "--allow-downgrade"); err != nil {
+	if out, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes", "--allow-downgrade"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

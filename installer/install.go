@@ -85,7 +85,15 @@ type plan struct {
 	TEE     hw.TEE       `json:"tee"`
 	Writes  []write.Step `json:"writes"`
 	Files   []string     `json:"files"` // that are made on the host
+	VM      *plannedVM   `json:"vm,omitempty"`
 	Refused []hw.Refusal `json:"refused"`
+}
+
+// plannedVM is the virtual machine of a plan.
+type plannedVM struct {
+	Steps        []string `json:"steps"`
+	XML          string   `json:"xml"`
+	LaunchDigest string   `json:"launchDigest,omitempty"` // expected; SEV-SNP
 }
 
 // install writes the image to the device, or with dryRun says what it would
@@ -120,12 +128,15 @@ func (a *app) install(ctx context.Context, named []string, o options) error {
 		}
 		return refusal(path, p.Refused)
 	}
-	j, err := a.prepare(src, t, o)
+	j, err := a.prepare(ctx, src, t, o)
 	if err != nil {
 		return err
 	}
 	defer j.keys.wipe()
 	p.Writes, p.Files = j.write.Steps(), j.files(o)
+	if j.vm != nil {
+		p.VM = &plannedVM{Steps: append(j.vm.Steps, j.vm.notes...), XML: j.vm.XML, LaunchDigest: hex.EncodeToString(j.vm.Digest)}
+	}
 	if o.json {
 		return a.writeJSON(p)
 	}
@@ -145,10 +156,11 @@ type job struct {
 	write  write.Job
 	keys   *keys
 	record deployment.Record
+	vm     *vmPlan // nil for the disk alone
 }
 
 // prepare makes every check that is made before the first write.
-func (a *app) prepare(src *source, t target.Target, o options) (job, error) {
+func (a *app) prepare(ctx context.Context, src *source, t target.Target, o options) (job, error) {
 	if err := deployment.CheckName(o.name); err != nil {
 		return job{}, err
 	}
@@ -174,13 +186,23 @@ func (a *app) prepare(src *source, t target.Target, o options) (job, error) {
 	if err := room(filepath.Join(o.state, o.name), src.manifest.Disk); err != nil {
 		return job{}, err
 	}
+	var vm *vmPlan
+	if !o.diskOnly {
+		if vm, err = a.planVM(ctx, src, t, o); err != nil {
+			k.wipe()
+			return job{}, err
+		}
+	}
 	sum, _ := src.folder.Listed(unpacked.Manifest)
+	dynamic, _ := src.manifest.Disk.Partition("cc-dynamic")
 	return job{
+		vm:    vm,
 		write: write.Job{Image: src.image, Disk: src.manifest.Disk, Table: final, Size: t.Size},
 		keys:  k,
 		record: deployment.Record{
 			Name: o.name, State: deployment.Started, Device: t.Path, Number: t.Device.Number, Size: t.Size,
 			Disk: src.manifest.Disk.GUID, Profile: src.manifest.Profile, Epoch: src.manifest.SourceDateEpoch, Manifest: sum,
+			Dynamic: dynamic.Start,
 		},
 	}, nil
 }
@@ -264,11 +286,16 @@ func (a *app) carryOut(ctx context.Context, src *source, t target.Target, j job,
 	if err := d.Save(j.record); err != nil {
 		return err
 	}
+	if j.vm != nil {
+		if err := a.makeVM(ctx, d, j.vm, o); err != nil {
+			return err
+		}
+	}
 	secret := ""
-	if len(j.keys.Enrolment) > 0 {
+	if j.vm == nil && len(j.keys.Enrolment) > 0 {
 		secret = d.Path(deployment.EnrolmentFile)
 	}
-	a.report(src, t, j, secret)
+	a.report(src, t, j, d.Path("."), secret)
 	return nil
 }
 
@@ -319,16 +346,21 @@ func refusal(path string, reasons []hw.Refusal) error {
 	return err
 }
 
+// teeType is TEE_TYPE of the image.
+func teeType(folder *unpacked.Folder) string {
+	if raw, err := folder.Read("config/tee.conf", 1<<20); err == nil {
+		if m := regexp.MustCompile(`(?m)^\s*TEE_TYPE=["']?([a-z-]+)["']?\s*(#.*)?$`).FindSubmatch(raw); m != nil {
+			return string(m[1])
+		}
+	}
+	return "auto"
+}
+
 // teeAllowed resolves TEE_TYPE on this host: auto wants one of the two, a named
 // one wants just that. The file was verified; only this one word is of
 // interest here, the build has checked the rest.
 func (a *app) teeAllowed(folder *unpacked.Folder, o options) error {
-	want := "auto"
-	if raw, err := folder.Read("config/tee.conf", 1<<20); err == nil {
-		if m := regexp.MustCompile(`(?m)^\s*TEE_TYPE=["']?([a-z-]+)["']?\s*(#.*)?$`).FindSubmatch(raw); m != nil {
-			want = string(m[1])
-		}
-	}
+	want := teeType(folder)
 	kind, why := hw.HostTEE(a.root)
 	switch {
 	case want == string(hw.NoTEE), want == string(kind), want == "auto" && kind != hw.NoTEE:
@@ -353,6 +385,15 @@ func (a *app) showPlan(t target.Target, p plan) {
 	fmt.Fprintln(a.out, "on this host will be made:")
 	for _, f := range p.Files {
 		fmt.Fprintf(a.out, "  %s\n", f)
+	}
+	if p.VM == nil {
+		return
+	}
+	for _, s := range p.VM.Steps {
+		fmt.Fprintf(a.out, "  %s\n", s)
+	}
+	if p.VM.LaunchDigest != "" {
+		fmt.Fprintf(a.out, "  expected launch digest: %s\n", p.VM.LaunchDigest)
 	}
 }
 

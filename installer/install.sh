@@ -6,6 +6,7 @@
 #   ./install.sh /dev/target [--yes] [--dry-run] [--allow-plain]
 #   ./install.sh --list-devices
 #   ./install.sh --verify /dev/target
+#   ./install.sh --uninstall NAME
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -20,6 +21,7 @@ usage() {
 usage: ./install.sh DEVICE [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
        ./install.sh --list-devices [--json]
        ./install.sh --verify DEVICE [--json]
+       ./install.sh --uninstall NAME [--wipe] [--yes]
        AUTO_SELECT=true ./install.sh [--yes] …   chooses the best free disk
        PREFER_NVME=true, PREFER_SSD=true          the same, with that class first
        DEBUG=true                                 shows every device with every rule
@@ -51,5 +53,6 @@ verify_folder
 case "${1-}" in
 --list-devices) shift && exec "$here/cc-install" list-devices "$@" ;;
 --verify) shift && exec "$here/cc-install" verify "$@" ;;
+--uninstall) shift && exec "$here/cc-install" uninstall "$@" ;;
 esac
 exec "$here/cc-install" install "$@"

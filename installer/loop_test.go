@@ -89,7 +89,7 @@ func TestInstallToALoopDevice(t *testing.T) {
 	dir := installer(t)
 
 	a, out := inProcess(os.DirFS("/"), filepath.Base(device)+"\n", true)
-	if err := a.run(t.Context(), []string{"install", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	a, out = inProcess(os.DirFS("/"), "", false)
@@ -155,7 +155,7 @@ func TestADeviceThatIsNotATarget(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(t, device)
 			}
-			for _, command := range [][]string{{"install", "--yes"}, {"plan"}, {"verify"}} {
+			for _, command := range [][]string{{"install", "--disk-only", "--yes"}, {"plan", "--disk-only"}, {"verify"}} {
 				a, out := inProcess(os.DirFS("/"), "", false)
 				err := a.run(t.Context(), append(command, device, "--dir", dir, "--state", t.TempDir()))
 				if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), test.want) {
@@ -174,7 +174,7 @@ func TestAMountedDeviceIsRefused(t *testing.T) {
 	dir := installer(t)
 	before := sample(t, device)
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err := a.run(t.Context(), []string{"install", device, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err := a.run(t.Context(), []string{"install", "--disk-only", device, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -249,7 +249,7 @@ func TestAMemberIsRefusedThoughItIsNamed(t *testing.T) {
 			device, file := loopDevice(t, 32)
 			put(t, device, test.disk)
 			before := wholeDigest(t, file)
-			for _, command := range [][]string{{"install", "--yes"}, {"plan"}, {"verify"}} {
+			for _, command := range [][]string{{"install", "--disk-only", "--yes"}, {"plan", "--disk-only"}, {"verify"}} {
 				a, out := inProcess(os.DirFS("/"), "", false)
 				err := a.run(t.Context(), append(command, device, "--dir", dir, "--state", t.TempDir()))
 				if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), test.want) ||
@@ -284,7 +284,7 @@ func TestADiskWithDataIsATargetIfNamed(t *testing.T) {
 		t.Error("the disk was written to")
 	}
 	a, out = inProcess(os.DirFS("/"), "", false)
-	if err := a.run(t.Context(), []string{"install", "--yes", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", "--yes", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -298,7 +298,7 @@ func TestADeviceThatAProgramWritesToIsRefused(t *testing.T) {
 	}
 	defer f.Close()
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
+	err = a.run(t.Context(), []string{"install", "--disk-only", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), fmt.Sprintf("(process %d)", os.Getpid())) {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -340,7 +340,7 @@ func TestADeviceThatIsMountedByAnotherNodeIsRefused(t *testing.T) {
 	dir := installer(t)
 	for _, path := range []string{device, other, link} {
 		a, out := inProcess(os.DirFS("/"), "", false)
-		err := a.run(t.Context(), []string{"install", path, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
+		err := a.run(t.Context(), []string{"install", "--disk-only", path, "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
 		if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
 			t.Errorf("%s: error %v\n%s", path, err, out)
 		}
@@ -375,7 +375,7 @@ func TestADiskWithAMountedPartitionIsRefused(t *testing.T) {
 	}
 	point := ext4(t, part)
 	a, out := inProcess(os.DirFS("/"), "", false)
-	err = a.run(t.Context(), []string{"install", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
+	err = a.run(t.Context(), []string{"install", "--disk-only", device, "--yes", "--dir", installer(t), "--state", t.TempDir()})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "mounted at "+point) {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -407,7 +407,7 @@ func TestAnotherDeviceAfterTheConfirmationIsRefused(t *testing.T) {
 		}
 		node(t, other, path)
 	}}
-	err := a.run(t.Context(), []string{"install", path, "--dir", installer(t), "--state", t.TempDir()})
+	err := a.run(t.Context(), []string{"install", "--disk-only", path, "--dir", installer(t), "--state", t.TempDir()})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "no longer the device that was judged") {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -421,7 +421,7 @@ func TestTheNameMustBeTypedBack(t *testing.T) {
 	dir := installer(t)
 	for _, answer := range []string{"", "\n", "yes\n", "loop\n", filepath.Base(device)} {
 		a, out := inProcess(os.DirFS("/"), answer, true)
-		if err := a.run(t.Context(), []string{"install", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
+		if err := a.run(t.Context(), []string{"install", "--disk-only", device, "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
 			t.Errorf("answer %q: error %v\n%s", answer, err, out)
 		}
 	}
@@ -441,13 +441,13 @@ func TestAHostWithoutTEE(t *testing.T) {
 	}
 	empty := os.DirFS(t.TempDir())
 	a, _ := inProcess(empty, "", false)
-	err = a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err = a.run(t.Context(), []string{"install", "--disk-only", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsupported {
 		t.Errorf("error %v", err)
 	}
 	unchanged(t, disk)
 	a, out := inProcess(empty, "", false)
-	if err := a.run(t.Context(), []string{"install", disk, "--yes", "--allow-file", "--allow-plain", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", disk, "--yes", "--allow-file", "--allow-plain", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "will NOT be protected against the host") {
@@ -464,7 +464,7 @@ func TestInterruptedWhileWriting(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a, _ := inProcess(os.DirFS("/"), "", false)
 	a.err = cancelOn{cancel, "writing"}
-	err := a.run(ctx, []string{"install", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err := a.run(ctx, []string{"install", "--disk-only", disk, "--yes", "--allow-file", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitFailed || !strings.Contains(fault.Render(err), "holds no valid installation") {
 		t.Errorf("error %v", err)
 	}

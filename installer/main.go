@@ -32,10 +32,11 @@ import (
 const usage = `usage:
   cc-install list-devices [--all] [--json]     disks of this host, best target first
   cc-install plan [DEV] [--json]               every write that install would do; changes nothing
-  cc-install install [DEV] [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
-                     [--image-key FILE] [--allow-plain] [--allow-downgrade]
+  cc-install install [DEV] [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc] [--site FILE]
+                     [--image-key FILE] [--allow-plain] [--allow-downgrade] [--disk-only] [--emulate]
                                                write the image to DEV with keys of its own and prove
-                                               that it is there
+                                               that it is there; define the VM, start it and wait
+                                               until it is ready
   cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
                                                rule whether it would be accepted as a target
   cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
@@ -46,12 +47,16 @@ const usage = `usage:
   cc-install compare --report FILE --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + vmUsage + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --name NAME    of this installation and its VM (default: cc-base)
   --recipient F  OpenPGP key that the recovery key is encrypted to; without it the
                  key is shown once, on a terminal
+  --site FILE    settings of this place for the guest (site.conf)
+  --disk-only    make no VM
+  --emulate      a VM without KVM: slow, and not protected against the host
+  --root DIR     where the host's etc/cc is (default: CC_SETTINGS_ROOT, or /)
   --state DIR    what the host remembers of installations (default: CC_STATE_DIR, or
                  /var/lib/cc-base)
   --dir DIR      the unpacked installer (default: the folder of cc-install)
@@ -109,13 +114,15 @@ type options struct {
 	dir, state, name, imageKey, recipient    string
 	json, tap, yes, dryRun, all              bool
 	allowPlain, allowAnyFile, allowDowngrade bool
+	diskOnly, emulate, undo, wipe            bool
+	site                                     string
 	facts, allowSmall                        bool
 	root, from                               string
 }
 
 // installFlags are the flags of plan, which install has too.
 func installFlags() []string {
-	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade"}
+	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade", "disk-only", "emulate", "site", "root"}
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -168,6 +175,12 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return a.release(ctx, rest)
 	case "attest":
 		return a.attest(ctx, rest)
+	case "vm-xml":
+		return command(func() error { return a.vmXML(pos[0], o) }, &pos, 1, 1, "dir", "state")
+	case "apply":
+		return command(func() error { return a.apply(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "root", "dry-run", "undo")
+	case "uninstall":
+		return command(func() error { return a.uninstall(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "root", "yes", "wipe")
 	case "top":
 		return a.top(ctx, rest)
 	case "verify-evidence":
@@ -187,6 +200,16 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 		switch f {
 		case "dir":
 			set.StringVar(&o.dir, f, "", "")
+		case "disk-only":
+			set.BoolVar(&o.diskOnly, f, false, "")
+		case "emulate":
+			set.BoolVar(&o.emulate, f, false, "")
+		case "undo":
+			set.BoolVar(&o.undo, f, false, "")
+		case "wipe":
+			set.BoolVar(&o.wipe, f, false, "")
+		case "site":
+			set.StringVar(&o.site, f, "", "")
 		case "state":
 			set.StringVar(&o.state, f, cmp.Or(getenv("CC_STATE_DIR"), deployment.Root), "")
 		case "name":
@@ -210,7 +233,7 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 		case "allow-plain":
 			set.BoolVar(&o.allowPlain, f, false, "")
 		case "root":
-			set.StringVar(&o.root, f, "", "")
+			set.StringVar(&o.root, f, cmp.Or(getenv("CC_SETTINGS_ROOT"), "/"), "")
 		case "from":
 			set.StringVar(&o.from, f, "", "")
 		case "facts":

@@ -34,7 +34,7 @@ func node(t *testing.T, device, path string) (number string) {
 
 // machine is a host whose best disk is a real loop device of 32 MiB under the
 // name disk; another one is mounted.
-func machine(t *testing.T) (host hwtest.Host, path, file string) {
+func chosenHost(t *testing.T) (host hwtest.Host, path, file string) {
 	t.Helper()
 	device, file := loopDevice(t, 32)
 	path = filepath.Join(t.TempDir(), "disk")
@@ -61,7 +61,7 @@ func choosing(host hwtest.Host, typed string, terminal bool, more ...string) (*a
 
 func TestTheChosenDiskIsWrittenAfterItsNameWasTyped(t *testing.T) {
 	t.Parallel()
-	host, path, file := machine(t)
+	host, path, file := chosenHost(t)
 	dir := installer(t)
 
 	for name, try := range map[string]struct {
@@ -70,13 +70,13 @@ func TestTheChosenDiskIsWrittenAfterItsNameWasTyped(t *testing.T) {
 		args     []string
 		exit     int
 	}{
-		"no terminal":             {"disk\n", false, []string{"install"}, fault.ExitUsage},
-		"another name":            {"nvme0n1\n", true, []string{"install"}, fault.ExitUsage},
-		"nothing typed":           {"", true, []string{"install"}, fault.ExitUsage},
-		"a plan":                  {"", false, []string{"plan"}, 0},
-		"a dry run":               {"", false, []string{"install", "--dry-run"}, 0},
-		"a plan for programs":     {"", false, []string{"plan", "--json"}, 0},
-		"a dry run that says yes": {"", false, []string{"install", "--dry-run", "--yes"}, 0},
+		"no terminal":             {"disk\n", false, []string{"install", "--disk-only"}, fault.ExitUsage},
+		"another name":            {"nvme0n1\n", true, []string{"install", "--disk-only"}, fault.ExitUsage},
+		"nothing typed":           {"", true, []string{"install", "--disk-only"}, fault.ExitUsage},
+		"a plan":                  {"", false, []string{"plan", "--disk-only"}, 0},
+		"a dry run":               {"", false, []string{"install", "--disk-only", "--dry-run"}, 0},
+		"a plan for programs":     {"", false, []string{"plan", "--disk-only", "--json"}, 0},
+		"a dry run that says yes": {"", false, []string{"install", "--disk-only", "--dry-run", "--yes"}, 0},
 	} {
 		a, out := choosing(host, try.typed, try.terminal)
 		err := a.run(t.Context(), append(try.args, "--dir", dir, "--state", filepath.Join(dir, "state")))
@@ -90,7 +90,7 @@ func TestTheChosenDiskIsWrittenAfterItsNameWasTyped(t *testing.T) {
 	unchanged(t, file)
 
 	a, out := choosing(host, "disk\n", true, "DEBUG=true")
-	if err := a.run(t.Context(), []string{"install", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, line := range []string{
@@ -111,7 +111,7 @@ func TestTheChosenDiskIsWrittenAfterItsNameWasTyped(t *testing.T) {
 
 	// Once more without a terminal, onto what is now a former installation.
 	a, out = choosing(host, "", false)
-	if err := a.run(t.Context(), []string{"install", "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")}); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -121,14 +121,14 @@ func TestNoChoiceIsAnAnswerToo(t *testing.T) {
 	dir := installer(t)
 	taken := hwtest.New().Disk("sda", "8:0", hwtest.TiB, "ro=1").Sectors("sda", hwtest.LVM(hwtest.TiB)).Disk("sdb", "8:16", 0)
 	a, out := choosing(taken, "sda\n", true)
-	err := a.run(t.Context(), []string{"install", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err := a.run(t.Context(), []string{"install", "--disk-only", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	want := "no free disk to choose\n/dev/sda: it belongs to LVM (an LVM physical volume); it is read-only"
 	if fault.Exit(err) != fault.ExitUnsafe || err.Error() != want {
 		t.Errorf("error %v, want %s\n%s", err, want, out)
 	}
 
 	// The node stands for another device than the one that was chosen.
-	host, path, file := machine(t)
+	host, path, file := chosenHost(t)
 	other, otherFile := loopDevice(t, 32)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestNoChoiceIsAnAnswerToo(t *testing.T) {
 	number := node(t, other, path)
 	host.Disk("loop9", number, 32*hwtest.MiB)
 	a, out = choosing(host, "", false)
-	err = a.run(t.Context(), []string{"install", "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
+	err = a.run(t.Context(), []string{"install", "--disk-only", "--yes", "--dir", dir, "--state", filepath.Join(dir, "state")})
 	if fault.Exit(err) != fault.ExitUnsafe || !strings.Contains(err.Error(), "is the device "+number+", not the chosen") {
 		t.Errorf("error %v\n%s", err, out)
 	}
@@ -162,7 +162,7 @@ func TestWithoutADeviceTheDisksAreListed(t *testing.T) {
 	}
 	a, out := inProcess(host, "", true)
 	a.getenv = func(name string) string { return map[string]string{"DEBUG": "1"}[name] }
-	if err := a.run(t.Context(), []string{"install", "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
 		t.Errorf("error %v", err)
 	}
 	if want := "/dev/sdb ssd disk 1.1 TB: refused\n  ok       unreadable\n"; !strings.Contains(out.String(), want) {
@@ -171,7 +171,7 @@ func TestWithoutADeviceTheDisksAreListed(t *testing.T) {
 	// Even where the kernel tells of no disks, the exit status is that of a
 	// wrong command line.
 	a, _ = inProcess(os.DirFS(dir), "", true)
-	if err := a.run(t.Context(), []string{"install", "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
+	if err := a.run(t.Context(), []string{"install", "--disk-only", "--dir", dir, "--state", filepath.Join(dir, "state")}); fault.Exit(err) != fault.ExitUsage {
 		t.Errorf("error %v", err)
 	}
 }

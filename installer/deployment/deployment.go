@@ -21,7 +21,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +46,8 @@ const (
 
 // The files of a deployment.
 const (
-	lockFile = "lock"
+	// Package machine has a lock of its own in the same folder.
+	lockFile = "install.lock"
 
 	// RecordFile holds the [Record].
 	RecordFile = "install.json"
@@ -75,6 +75,7 @@ type Record struct {
 	Profile    string      `json:"profile"`         // of the image
 	Epoch      int64       `json:"sourceDateEpoch"` // of the image; a smaller one is older
 	Manifest   string      `json:"manifest"`        // SHA-256 of its manifest
+	Dynamic    int64       `json:"dynamic"`         // where the guest's own volume begins, bytes
 	Partitions []Partition `json:"partitions"`      // as they were written; none until then
 	PCR5       string      `json:"pcr5,omitempty"`  // SHA-256 bank, of this disk's partition table
 	RTMR1      string      `json:"rtmr1,omitempty"` // of a TDX guest that boots this disk
@@ -118,7 +119,8 @@ func Open(root, name string) (*Deployment, error) {
 		return nil, err
 	}
 	dir := filepath.Join(root, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Others may pass through: QEMU reads the firmware and the kernel here.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fault.New(fault.Deployment, err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -251,13 +253,4 @@ func All(root string) ([]Record, error) {
 		}
 	}
 	return all, nil
-}
-
-// OnDevice returns the records of deployments whose disk has the partition
-// table, newest image first. GUIDs belong to an image, not to a disk: several
-// disks may have one.
-func OnDevice(all []Record, guid string, size int64) []Record {
-	found := slices.DeleteFunc(slices.Clone(all), func(r Record) bool { return r.Disk != guid || r.Size != size })
-	slices.SortFunc(found, func(a, b Record) int { return int(b.Epoch - a.Epoch) })
-	return found
 }

@@ -187,8 +187,13 @@ func (h Host) takeBack(ctx context.Context, s State) error {
 		h.say("removing the %s %s", m.Kind, m.Name)
 		if err := h.remove(ctx, m); err != nil {
 			left, errs = append(left, m), append(errs, fmt.Errorf("the %s %s could not be removed: %w", m.Kind, m.Name, err))
+			continue
+		}
+		if m.Kind == Folder {
+			errs = append(errs, h.bequeath(s.Now.Spec.Name, m))
 		}
 	}
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	name := s.Now.Spec.Name
 	if len(errs) > 0 {
 		slices.Reverse(left)
@@ -361,6 +366,31 @@ func (h Host) handOver(ctx context.Context, s *State) (kept []string, err error)
 		return kept, h.write(*s)
 	}
 	return nil, nil
+}
+
+// bequeath hands a folder that is not empty to another machine that has
+// something in it, so that the last one of them removes it.
+func (h Host) bequeath(from string, folder Made) error {
+	if _, err := os.Stat(folder.Name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	names, err := h.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		heir, err := h.read(name)
+		if err != nil || name == from {
+			continue // what cannot be read is its own owner's affair
+		}
+		below := func(file string) bool { return strings.HasPrefix(file, folder.Name+"/") }
+		s := heir.Now.Spec
+		if slices.ContainsFunc(append(sockets(s), s.ConsoleFile, s.Firmware.NVRAM), below) {
+			heir.Made = slices.Insert(heir.Made, 0, folder)
+			return h.write(heir)
+		}
+	}
+	return nil
 }
 
 // uses tells whether a domain has a network card on the network, or on a bridge

@@ -23,6 +23,7 @@ type libvirt struct {
 	auto    map[string]bool
 	changes int    // commands that change something, so far
 	failAt  int    // the change that fails, from 1; 0 none
+	deadAt  int    // the change from which on all fail; 0 none
 	started func() // called when a domain starts
 }
 
@@ -89,7 +90,7 @@ func (l *libvirt) answer(c sh.Cmd) (string, error) {
 		return "shut off\n", nil
 	}
 	l.changes++
-	if l.changes == l.failAt {
+	if l.changes == l.failAt || l.deadAt > 0 && l.changes >= l.deadAt {
 		return "", errors.New("error: injected")
 	}
 	switch verb {

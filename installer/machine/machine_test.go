@@ -178,23 +178,55 @@ func TestAMachineThatCannotStartIsTakenBack(t *testing.T) {
 	}
 }
 
-// The process is killed after each step: the record of it is all that is left.
-func TestWhatAKilledRunLeftIsTakenBackByTheNext(t *testing.T) {
+// libvirt goes away after each step in turn, as it does for a process that is
+// killed: nothing can be taken back, and the record is all that is left. It is
+// enough for the next run, and for an uninstallation.
+func TestWhatACutOffRunLeftIsTakenBackByTheNext(t *testing.T) {
+	t.Parallel()
+	for n := 1; ; n++ {
+		p := newPlace(t)
+		before := p.everything(t)
+		plan := p.plan(t)
+		p.deadAt = n
+		err := p.host.Define(t.Context(), plan)
+		if err == nil {
+			if n < 6 {
+				t.Errorf("only %d steps could be cut off", n-1)
+			}
+			return
+		}
+		p.deadAt = 0
+		if n%2 == 0 {
+			again, err := p.host.Plan(t.Context(), p.wanted())
+			if err != nil {
+				t.Fatalf("step %d: %v", n, err)
+			}
+			if err := p.host.Define(t.Context(), again); err != nil {
+				t.Fatalf("step %d: %v", n, err)
+			}
+		}
+		if _, err := p.host.Undefine(t.Context(), "vm"); err != nil && fault.Of(err).Code != fault.NoVM {
+			t.Fatalf("step %d: %v", n, err)
+		}
+		filetest.Write(t, p.in("secret"), []byte("enrolment secret"))
+		if diff := cmp.Diff(before, p.everything(t)); diff != "" {
+			t.Errorf("step %d (-before +after):\n%s", n, diff)
+		}
+	}
+}
+
+// The process is killed just before it would call the machine defined.
+func TestADefinitionWithoutItsEndIsMadeAnew(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	before := p.everything(t)
-	plan := p.plan(t)
-	if err := p.host.Define(t.Context(), plan); err != nil {
+	if err := p.host.Define(t.Context(), p.plan(t)); err != nil {
 		t.Fatal(err)
 	}
-	// Define was killed just before it called the machine defined.
 	file := p.in("lib/vm/state.json")
 	filetest.Write(t, file, []byte(strings.Replace(string(filetest.Read(t, file)), `"phase": "defined"`, `"phase": "defining"`, 1)))
-	again, err := p.host.Plan(t.Context(), p.wanted())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.host.Define(t.Context(), again); err != nil {
+	faulttest.Want(t, p.host.FirstBoot(t.Context(), "vm"), fault.VMState, "never defined")
+	if err := p.host.Define(t.Context(), p.plan(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.host.Undefine(t.Context(), "vm"); err != nil {
@@ -319,11 +351,12 @@ func TestOnlyWhatWasMadeIsRemoved(t *testing.T) {
 func TestANetworkThatOthersUseIsHandedOver(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
+	before := p.everything(t)
 	if err := p.host.Define(t.Context(), p.plan(t)); err != nil {
 		t.Fatal(err)
 	}
 	second := p.wanted()
-	second.Spec.Name, second.Spec.ControlSocket, second.Spec.ConsoleFile = "second", "", p.in("second.log")
+	second.Spec.Name, second.Spec.ControlSocket, second.Spec.ConsoleFile = "second", p.in("run/second/c.sock"), p.in("log/second")
 	second.Filters, second.Networks, second.Files = nil, nil, nil
 	plan, err := p.host.Plan(t.Context(), second)
 	if err != nil {
@@ -338,6 +371,11 @@ func TestANetworkThatOthersUseIsHandedOver(t *testing.T) {
 	}
 	if kept, err = p.host.Undefine(t.Context(), "second"); err != nil || len(kept) != 0 || p.things["network n"] != "" {
 		t.Errorf("the heir left it: %v %v", kept, err)
+	}
+	// The folders above both went to the heir, too.
+	filetest.Write(t, p.in("secret"), []byte("enrolment secret"))
+	if diff := cmp.Diff(before, p.everything(t)); diff != "" {
+		t.Errorf("both uninstalled (-before +after):\n%s", diff)
 	}
 }
 

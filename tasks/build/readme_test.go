@@ -43,7 +43,7 @@ func readmeCommands(t *testing.T) []string {
 // not run itself.
 func elsewhere() map[string]string {
 	const pipeline = "pipeline_test.go:TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged"
-	const installs = "../lab/boot_test.go:TestWhatTheInstallerWritesBoots"
+	const installs = "../../installer/libvirt_test.go:TestFromABlockDeviceToAVMThatComesBackByItself"
 	const running = "script_test.go:TestScripts" // running.txtar
 	const sums = "artefact_test.go:TestChecksumAndSignatureAreAcceptedByTheUsersTools"
 	return map[string]string{
@@ -64,6 +64,8 @@ func elsewhere() map[string]string {
 		"cd installer":                                                           installs,
 		"./install.sh /dev/target":                                               installs,
 		"./install.sh --verify /dev/target":                                      installs,
+		"./validate.sh":                                                          installs,
+		"virsh list --all":                                                       installs,
 	}
 }
 

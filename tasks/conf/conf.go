@@ -94,10 +94,7 @@ func Load(opts Options) (Config, error) {
 func readSources(dir string, entries []fs.DirEntry) ([]source, Problems) {
 	var sources []source
 	var problems Problems
-	var names []string
-	for _, f := range files() {
-		names = append(names, f.name)
-	}
+	names := Files()
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		text, err := os.ReadFile(path)

@@ -42,6 +42,16 @@ func files() []file {
 	}
 }
 
+// Files returns the names of the configuration files in the order in which people
+// read them.
+func Files() []string {
+	var names []string
+	for _, f := range files() {
+		names = append(names, f.name)
+	}
+	return names
+}
+
 // table returns every key, grouped by file in the order of [files].
 func table() []key {
 	var all []key

@@ -20,6 +20,9 @@ func Argv(s Spec) ([]string, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
+	if s.Network.Filter != "" || s.Network.Isolated {
+		return nil, fault.Newf(fault.Config, "the network card is filtered or isolated by libvirt: QEMU alone would leave it open")
+	}
 	if s.Network.Name != "" {
 		return nil, fault.Newf(fault.Config, "network %q is libvirt's: QEMU alone needs a bridge", s.Network.Name)
 	}

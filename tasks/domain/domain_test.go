@@ -104,6 +104,14 @@ func tdxDisk() domain.Spec {
 	return s
 }
 
+// isolated is the plain guest of a network of libvirt, shut off from its
+// neighbours, for XML alone.
+func isolated() domain.Spec {
+	s := plainDisk()
+	s.Network = domain.Network{Name: "ccbr0", MAC: "52:54:00:12:34:56", Filter: "cc-base-isolated", Isolated: true}
+	return s
+}
+
 func specs() map[string]domain.Spec {
 	return map[string]domain.Spec{
 		"plain-disk": plainDisk(), "plain-direct": plainDirect(), "snp-direct": snpDirect(), "snp-gpu": snpGPU(),
@@ -140,6 +148,13 @@ func TestDomainsAndArgumentsMatchTheirGoldenFiles(t *testing.T) {
 	}
 }
 
+func TestAnIsolatedDomainMatchesItsGoldenFile(t *testing.T) {
+	t.Parallel()
+	golden.Compare(t, "isolated.xml", text(t, isolated()))
+	_, err := domain.Argv(isolated())
+	faulttest.Want(t, err, fault.Config, "leave it open")
+}
+
 // The schema of the tools tree, and the same with two newer parts; see there.
 const (
 	installedSchema = "/usr/share/libvirt/schemas/domain.rng"
@@ -158,7 +173,9 @@ func TestTheSchemaOfLibvirtAcceptsTheDomains(t *testing.T) {
 		file := filetest.Write(t, filepath.Join(dir, "domain.xml"), []byte(text))
 		return sh.Do(t.Context(), tools, "xmllint", "--noout", "--relaxng", schema, file)
 	}
-	for name, s := range specs() {
+	all := specs()
+	all["isolated"] = isolated()
+	for name, s := range all {
 		x, needs := text(t, s), ""
 		switch {
 		case s.TDX != nil:
@@ -324,6 +341,9 @@ func TestWhatTheSchemaCannotRefuseIsRefused(t *testing.T) {
 		{"a network with markup", "network", plainDisk(), func(s *domain.Spec) { s.Network = domain.Network{Name: "<x>"} }},
 		{"a MAC address of a group", "MAC", plainDisk(), func(s *domain.Spec) { s.Network.MAC = "53:54:00:12:34:56" }},
 		{"a MAC address without a card", "MAC", plainDisk(), func(s *domain.Spec) { s.Network.Bridge = "" }},
+		{"a filter with markup", "network filter", plainDisk(), func(s *domain.Spec) { s.Network.Filter = "<x>" }},
+		{"a filter without a card", "there is none", plainDisk(), func(s *domain.Spec) { s.Network = domain.Network{Filter: "f"} }},
+		{"isolation without a card", "there is none", plainDisk(), func(s *domain.Spec) { s.Network = domain.Network{Isolated: true} }},
 		{"a TPM with TDX", "no driver for a TPM", tdxDirect(), func(s *domain.Spec) { s.TPM.Present = true }},
 		{"a GPU by name", "PCI address", snpGPU(), func(s *domain.Spec) { s.GPUs = []string{"gpu0"} }},
 		{"a GPU in another spelling", "PCI address", snpGPU(), func(s *domain.Spec) { s.GPUs = []string{"45:00.0"} }},
@@ -344,6 +364,8 @@ func TestWhatTheSchemaCannotRefuseIsRefused(t *testing.T) {
 		{"SNP with debugging", "bit 19", snpDirect(), func(s *domain.Spec) { s.SNP.Policy = 0xb0000 }},
 		{"SNP with a migration agent", "bit 18", snpDirect(), func(s *domain.Spec) { s.SNP.Policy = 0x70000 }},
 		{"SNP without kernel hashes", "kernel hashes", snpDirect(), func(s *domain.Spec) { s.SNP.KernelHashes = false }},
+		{"a window that is no power of two", "power of two", snpGPU(), func(s *domain.Spec) { s.ApertureMiB = 3 << 18 }},
+		{"a window without GPUs", "power of two", snpDirect(), func(s *domain.Spec) { s.ApertureMiB = 1 << 18 }},
 		{"a site.conf that no host data names", "go together", snpDirect(), func(s *domain.Spec) { s.SNP.HostData = nil }},
 		{"host data that name no site.conf", "go together", snpDirect(), func(s *domain.Spec) { s.SiteFile = "" }},
 		{"a site.conf that no MRCONFIGID names", "go together", tdxDirect(), func(s *domain.Spec) { s.TDX.MRConfigID = nil }},

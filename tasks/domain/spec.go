@@ -68,6 +68,9 @@ type Spec struct {
 	Disk    Volume
 	Network Network
 	GPUs    []string // PCI addresses such as 0000:45:00.0, NVSwitches among them
+	// ApertureMiB is the 64-bit PCI address space for the GPUs, a power of two;
+	// zero is that of GPUs with BARs of 128 GiB each.
+	ApertureMiB int
 	Host    Host
 	TPM     TPM
 
@@ -106,12 +109,18 @@ type Volume struct {
 	Format string // raw when empty, or qcow2 for a file
 }
 
-// Network is the guest's only network card. At most one field may be set; with
-// none, the guest has no network.
+// Network is the guest's only network card. At most one of Bridge and Name may
+// be set; with neither, the guest has no network.
 type Network struct {
 	Bridge string // a bridge of the host
 	Name   string // a network of libvirt
 	MAC    string // empty lets libvirt choose one; with Bridge or Name only
+
+	// Filter is a network filter of libvirt that every packet has to pass.
+	Filter string
+	// Isolated keeps the card from other cards of the bridge that are isolated,
+	// too; not with a network of libvirt that has no bridge (libvirt 6.1).
+	Isolated bool
 }
 
 // Host is what the host offers for passing devices through.
@@ -206,10 +215,12 @@ type refuse func(format string, args ...any)
 
 var (
 	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-	uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	macPattern  = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
-	linkPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
-	pciPattern  = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
+	// Of the length that a prefix and the name of a machine may have.
+	filterPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$`)
+	uuidPattern   = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	macPattern    = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
+	linkPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
+	pciPattern    = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
 )
 
 func (s Spec) checkMachine(no refuse) {
@@ -336,6 +347,12 @@ func (s Spec) checkDevices(no refuse) {
 	if n.MAC != "" && (!macPattern.MatchString(n.MAC) || n.Bridge == "" && n.Name == "") {
 		no("MAC address %q is not one in lower case for a single network card", n.MAC)
 	}
+	if n.Filter != "" && !filterPattern.MatchString(n.Filter) {
+		no("network filter %q has no name that libvirt accepts", n.Filter)
+	}
+	if (n.Filter != "" || n.Isolated) && n.Bridge == "" && n.Name == "" {
+		no("a network card is to be filtered or isolated, and there is none")
+	}
 	if s.TDX != nil && s.TPM.Present {
 		no("the firmware for TDX has no driver for a TPM, so nothing would be measured into it")
 	}
@@ -351,6 +368,9 @@ func (s Spec) checkDevices(no refuse) {
 	}
 	if len(s.GPUs) > 0 && !s.Host.VFIO {
 		no("a GPU needs VFIO: switch the IOMMU on and load vfio-pci")
+	}
+	if n := s.ApertureMiB; n < 0 || n&(n-1) != 0 || n != 0 && len(s.GPUs) == 0 {
+		no("a PCI window of %d MiB is not a power of two for GPUs", n)
 	}
 	if s.aperture() > maxApertureMiB {
 		no("%d devices need more address space than OVMF accepts", len(s.GPUs))
@@ -427,8 +447,11 @@ func (s Spec) checkTDX(no refuse) {
 // aperture is the 64-bit PCI address space that the guest's GPUs need, in MiB:
 // a power of two, because OVMF aligns it to its size. Zero without GPUs.
 func (s Spec) aperture() int {
-	if len(s.GPUs) == 0 {
+	switch {
+	case len(s.GPUs) == 0:
 		return 0
+	case s.ApertureMiB != 0:
+		return s.ApertureMiB
 	}
 	return 1 << bits.Len(uint(len(s.GPUs)*apertureMiB-1))
 }

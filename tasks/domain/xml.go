@@ -225,6 +225,12 @@ func (s Spec) interfaces() []libvirtxml.DomainInterface {
 	} else {
 		i.Source = &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: s.Network.Name}}
 	}
+	if s.Network.Filter != "" {
+		i.FilterRef = &libvirtxml.DomainInterfaceFilterRef{Filter: s.Network.Filter}
+	}
+	if s.Network.Isolated {
+		i.PortOptions = &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"}
+	}
 	if s.Network.MAC != "" {
 		i.MAC = &libvirtxml.DomainInterfaceMAC{Address: s.Network.MAC}
 	}
