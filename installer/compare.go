@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/google/go-sev-guest/abi"
 
+	"cc-base/tasks/domain"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/tee/evidence"
@@ -198,22 +201,22 @@ type comparison struct {
 // compare says which row of measurements.json a report is of, and where it is
 // of none, what differs:
 //
-//	cc-install compare --report FILE --measurements FILE
+//	cc-install compare --report FILE | --live NAME|SOCKET --measurements FILE
 //	           [--firmware FILE [--kernel FILE [--initrd FILE] [--cmdline LINE]]] [--json]
-func (a *app) compare(args []string) error {
-	report, asJSON, t, err := parseCompare(args)
+func (a *app) compare(ctx context.Context, args []string) error {
+	report, live, asJSON, t, err := parseCompare(args)
 	if err != nil {
 		return err
 	}
-	raw, err := readBounded(report, 3*evidence.MaxSize)
+	raw, err := readReport(ctx, report, live)
 	if err != nil {
 		return err
 	}
-	e, err := evidence.Parse(raw)
+	e, err := evidence.ParseAttestation(raw)
 	if err != nil {
-		return fmt.Errorf("%s: %w", report, err)
+		return fmt.Errorf("%s: %w", report+live, err)
 	}
-	c, err := judge(e, t)
+	c, err := judge(e.Evidence, t)
 	if err != nil {
 		return err
 	}
@@ -228,7 +231,27 @@ func (a *app) compare(args []string) error {
 	return err
 }
 
-func parseCompare(args []string) (report string, asJSON bool, t table, err error) {
+// readReport reads the file, or asks a running VM for a report of its own. The
+// nonce is drawn here, so that it is none that somebody has kept.
+func readReport(ctx context.Context, file, live string) ([]byte, error) {
+	if live == "" {
+		return readBounded(file, 3*evidence.MaxSize)
+	}
+	socket := live
+	if !strings.Contains(live, "/") {
+		var err error
+		if socket, err = domain.ControlSocketOf(live); err != nil {
+			return nil, err
+		}
+	}
+	nonce := make([]byte, evidence.MaxNonce)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return askEvidence(ctx, socket, hex.EncodeToString(nonce))
+}
+
+func parseCompare(args []string) (report, live string, asJSON bool, t table, err error) {
 	usage := func(err error) error {
 		return fault.New(fault.Usage, fmt.Errorf("compare: %w", err)).Hint("cc-install help shows the usage")
 	}
@@ -236,6 +259,7 @@ func parseCompare(args []string) (report string, asJSON bool, t table, err error
 	set.SetOutput(io.Discard)
 	var measurements, firmware, kernel, initrd, line string
 	set.StringVar(&report, "report", "", "")
+	set.StringVar(&live, "live", "", "")
 	set.StringVar(&measurements, "measurements", "", "")
 	set.StringVar(&firmware, "firmware", "", "")
 	set.StringVar(&kernel, "kernel", "", "")
@@ -243,22 +267,24 @@ func parseCompare(args []string) (report string, asJSON bool, t table, err error
 	set.StringVar(&line, "cmdline", "", "")
 	set.BoolVar(&asJSON, "json", false, "")
 	if err := set.Parse(args); err != nil {
-		return "", false, nil, usage(err)
+		return "", "", false, nil, usage(err)
 	}
 	switch {
 	case set.NArg() > 0:
-		return "", false, nil, usage(fmt.Errorf("%q is not expected", set.Arg(0)))
-	case report == "" || measurements == "":
-		return "", false, nil, usage(errors.New("--report and --measurements are needed"))
+		return "", "", false, nil, usage(fmt.Errorf("%q is not expected", set.Arg(0)))
+	case (report == "") == (live == ""):
+		return "", "", false, nil, usage(errors.New("one of --report and --live is needed"))
+	case measurements == "":
+		return "", "", false, nil, usage(errors.New("--measurements is needed"))
 	case firmware == "" && kernel != "" || kernel == "" && (initrd != "" || line != ""):
-		return "", false, nil, usage(errors.New("--kernel belongs to --firmware, --initrd and --cmdline belong to --kernel"))
+		return "", "", false, nil, usage(errors.New("--kernel belongs to --firmware, --initrd and --cmdline belong to --kernel"))
 	}
 	p, err := readTable(measurements)
 	if err != nil {
-		return "", false, nil, err
+		return "", "", false, nil, err
 	}
 	p.firmware, p.kernel, p.initrd, p.commandLine = firmware, kernel, initrd, line
-	return report, asJSON, p, nil
+	return report, live, asJSON, p, nil
 }
 
 // judge compares the report with the table.

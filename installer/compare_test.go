@@ -7,6 +7,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -139,7 +140,7 @@ func TestCompareNamesTheRow(t *testing.T) {
 	} {
 		file := filetest.Write(t, filepath.Join(dir, "report"), test.report)
 		a, out := program()
-		err := a.compare([]string{"--report", file, "--measurements", table})
+		err := a.compare(t.Context(), []string{"--report", file, "--measurements", table})
 		if (err == nil) != test.ok || err != nil && !errors.Is(err, errSilent) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -160,7 +161,7 @@ func TestCompareAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, out := program()
-	err = a.compare([]string{"--report", filetest.Write(t, filepath.Join(dir, "report.json"), raw), "--measurements", writeTable(t, dir, rows()), "--json"})
+	err = a.compare(t.Context(), []string{"--report", filetest.Write(t, filepath.Join(dir, "report.json"), raw), "--measurements", writeTable(t, dir, rows()), "--json"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +225,7 @@ func TestNeighboursAreComputedFromTheFirmware(t *testing.T) {
 		report := filetest.Write(t, filepath.Join(dir, "report"), snpReport(d[:]))
 		kernel := filetest.Write(t, filepath.Join(dir, "kernel"), []byte("kernel"))
 		a, out := program()
-		err = a.compare([]string{"--report", report, "--measurements", writeTable(t, dir, rows()), "--firmware", firmware, "--kernel", kernel})
+		err = a.compare(t.Context(), []string{"--report", report, "--measurements", writeTable(t, dir, rows()), "--firmware", firmware, "--kernel", kernel})
 		faulttest.Want(t, err, fault.Damaged)
 		line := fmt.Sprintf("close to it: no kernel hashes, %s, %s, guest features %#x", processors(want.VCPUs), want.Model, want.Features)
 		if !strings.Contains(out.String(), line) {
@@ -260,7 +261,7 @@ func TestCompareFindsWhatMeasureComputesInTheInstallersTable(t *testing.T) {
 		}
 		report := filetest.Write(t, filepath.Join(dir, "report"), snpReport(unhex(t, strings.TrimSpace(out.String()))))
 		a, out = program()
-		err = a.compare([]string{"--report", report, "--measurements", filepath.Join(dir, measurements.File)})
+		err = a.compare(t.Context(), []string{"--report", report, "--measurements", filepath.Join(dir, measurements.File)})
 		if (err == nil) != known {
 			t.Errorf("%s processors: %v\n%s", vcpus, err, out)
 		}
@@ -324,7 +325,7 @@ func TestCompareRefusesWhatItCannotRead(t *testing.T) {
 		"evidence of a test":    {[]string{"--report", write("i", `{"kind":"fake","report":"AAAA"}`), "--measurements", good}, fault.Usage, "fake"},
 	} {
 		a, out := program()
-		err := a.compare(test.args)
+		err := a.compare(t.Context(), test.args)
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue
@@ -353,4 +354,32 @@ func FuzzCompare(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 	})
+}
+
+// The nonce is another one each time, so an answer that was kept is none to it.
+func TestCompareAsksARunningVM(t *testing.T) {
+	d := newDesk(t)
+	var nonces []string
+	report := snpReport(unhex(t, digestOf(2)))
+	answering(t, d.path("s"), func(_ context.Context, data json.RawMessage) (any, error) {
+		var q struct{ Nonce string }
+		if err := json.Unmarshal(data, &q); err != nil {
+			return nil, err
+		}
+		nonces = append(nonces, q.Nonce)
+		return evidence.Attestation{Evidence: evidence.Evidence{Kind: evidence.SNP, Report: report}, Identity: keyOf(t, d.identity(t))}, nil
+	})
+	table := writeTable(t, t.TempDir(), rows())
+	for range 2 {
+		a, out := program()
+		if err := a.compare(t.Context(), []string{"--live", d.path("s"), "--measurements", table}); err != nil || !strings.Contains(out.String(), "8 virtual processors, EPYC-Milan") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	if len(nonces) != 2 || nonces[0] == nonces[1] || len(nonces[0]) != 2*evidence.MaxNonce {
+		t.Errorf("nonces %q", nonces)
+	}
+	a, _ := program()
+	faulttest.Want(t, a.compare(t.Context(), []string{"--live", "none-of-this-name", "--measurements", table}), fault.Machine, "/run/cc-base/none-of-this-name/control.sock")
+	faulttest.Want(t, a.compare(t.Context(), []string{"--live", "x", "--report", "y", "--measurements", table}), fault.Usage, "one of --report and --live")
 }

@@ -142,9 +142,13 @@ func (g *guest) profile() string {
 // in the deployment when it starts.
 func (g *guest) spec(root fs.FS, files map[string][]byte) (domain.Spec, error) {
 	c := g.config.TEE
+	control, err := domain.ControlSocketOf(g.name)
+	if err != nil {
+		return domain.Spec{}, err
+	}
 	s := domain.Spec{
 		Name: g.name, Boot: domain.Disk, Disk: g.disk, Emulated: g.emulate, EnrollFile: g.enroll,
-		ControlSocket: filepath.Join("/run/cc-base", g.name, "control.sock"), ConsoleFile: g.path("console.log"),
+		ControlSocket: control, ConsoleFile: g.path("console.log"),
 	}
 	if g.direct() {
 		line, there := g.manifest.CommandLines[g.profile()]
@@ -178,9 +182,11 @@ func (g *guest) spec(root fs.FS, files map[string][]byte) (domain.Spec, error) {
 		s.TPM.Present = true
 	}
 	if g.profile() == "attested" {
-		s.ReleaseSocket = filepath.Join("/run/cc-base", g.name, "release.sock")
+		if s.ReleaseSocket, err = domain.ReleaseSocketOf(g.name); err != nil {
+			return s, err
+		}
 	}
-	err := g.settle(&s, root, func(path string) ([]byte, error) {
+	err = g.settle(&s, root, func(path string) ([]byte, error) {
 		data, there := files[filepath.Base(path)]
 		if !there {
 			return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)

@@ -44,7 +44,7 @@ const usage = `usage:
   cc-install measure snp|tdx|ovmf|pcr …
                  what a guest will measure, computed from files; measure help
                  shows more
-  cc-install compare --report FILE --measurements FILE [--firmware F
+  cc-install compare --report FILE | --live NAME|SOCKET --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
 ` + vmUsage + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
@@ -170,7 +170,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "measure":
 		return a.measure(ctx, rest)
 	case "compare":
-		return a.compare(rest)
+		return a.compare(ctx, rest)
 	case "release":
 		return a.release(ctx, rest)
 	case "attest":
