@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -175,6 +176,12 @@ func TestAHostThatCannotTakeTheVMIsLeftAsItWas(t *testing.T) {
 		"no virsh": {func(c sh.Cmd) (string, error) { return "", &sh.Error{Name: c.Name, Code: -1, Cause: exec.ErrNotFound} }, fault.NoLibvirt},
 		"no daemon": {func(c sh.Cmd) (string, error) {
 			return "", &sh.Error{Name: c.Name, Code: 1, Tail: []string{"error: failed to connect to the hypervisor", "error: Failed to connect socket to '/var/run/libvirt/libvirt-sock'"}}
+		}, fault.NoLibvirt},
+		"an old QEMU": {func(c sh.Cmd) (string, error) {
+			if slices.Contains(c.Args, "version") {
+				return "Using library: libvirt 9.0.0\nRunning hypervisor: QEMU 6.2.0\nRunning against daemon: 9.0.0\n", nil
+			}
+			return "", nil
 		}, fault.NoLibvirt},
 	} {
 		disk := filepath.Join(t.TempDir(), "disk")

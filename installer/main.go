@@ -54,6 +54,7 @@ const usage = `usage:
   --recipient F  OpenPGP key that the recovery key is encrypted to; without it the
                  key is shown once, on a terminal
   --site FILE    settings of this place for the guest (site.conf)
+  --uplink IF    share this network card of the host with the VM; no other is touched
   --disk-only    make no VM
   --emulate      a VM without KVM: slow, and not protected against the host
   --root DIR     where the host's etc/cc is (default: CC_SETTINGS_ROOT, or /)
@@ -115,14 +116,14 @@ type options struct {
 	json, tap, yes, dryRun, all              bool
 	allowPlain, allowAnyFile, allowDowngrade bool
 	diskOnly, emulate, undo, wipe            bool
-	site                                     string
+	site, uplink                             string
 	facts, allowSmall                        bool
 	root, from                               string
 }
 
 // installFlags are the flags of plan, which install has too.
 func installFlags() []string {
-	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade", "disk-only", "emulate", "site", "root"}
+	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade", "disk-only", "emulate", "site", "uplink", "root"}
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -178,7 +179,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "vm-xml":
 		return command(func() error { return a.vmXML(pos[0], o) }, &pos, 1, 1, "dir", "state")
 	case "apply":
-		return command(func() error { return a.apply(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "root", "dry-run", "undo")
+		return command(func() error { return a.apply(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "root", "uplink", "dry-run", "undo")
 	case "uninstall":
 		return command(func() error { return a.uninstall(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "root", "yes", "wipe")
 	case "top":
@@ -208,6 +209,8 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 			set.BoolVar(&o.undo, f, false, "")
 		case "wipe":
 			set.BoolVar(&o.wipe, f, false, "")
+		case "uplink":
+			set.StringVar(&o.uplink, f, "", "")
 		case "site":
 			set.StringVar(&o.site, f, "", "")
 		case "state":

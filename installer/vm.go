@@ -86,6 +86,9 @@ func (a *app) planVM(ctx context.Context, src *source, t target.Target, o option
 	if g.tee, err = a.protection(src.folder, o); err != nil {
 		return nil, err
 	}
+	if err := a.newEnough(ctx, g.tee); err != nil {
+		return nil, err
+	}
 	if o.site != "" {
 		if g.site, err = readBounded(o.site, site.MaxSize); err != nil {
 			return nil, err
@@ -102,7 +105,7 @@ func (a *app) planVM(ctx context.Context, src *source, t target.Target, o option
 	if err != nil {
 		return nil, err
 	}
-	net, err := a.bridge(ctx, g.name, g.host.Network)
+	net, err := a.bridge(ctx, g.name, g.host.Network, o.uplink)
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +138,33 @@ func (a *app) virtIsThere(ctx context.Context, o options) (bool, error) {
 			Hint("cc-install uninstall %s, or another --name", o.name)
 	}
 	return s.Phase != machine.Defining, nil
+}
+
+// newEnough refuses a libvirt or QEMU that does not know what the machine needs:
+// libvirt would say so in words that nobody finds in a manual.
+func (a *app) newEnough(ctx context.Context, kind hw.TEE) error {
+	have, err := a.virt().Version(ctx)
+	if err != nil {
+		return err
+	}
+	least := domain.LeastFor(kind)
+	var old []error
+	for _, p := range []struct {
+		name, least string
+		have        virt.Number
+	}{{"libvirt", least.Libvirt, have.Daemon}, {"QEMU", least.QEMU, have.Hypervisor}} {
+		var want virt.Number
+		if _, err := fmt.Sscanf(p.least, "%d.%d", &want.Major, &want.Minor); err != nil {
+			return err
+		}
+		if p.have.Major < want.Major || p.have.Major == want.Major && p.have.Minor < want.Minor {
+			old = append(old, fmt.Errorf("%s %d.%d is older than %s, which a guest of the kind %s needs", p.name, p.have.Major, p.have.Minor, p.least, kind))
+		}
+	}
+	if len(old) > 0 {
+		return fault.New(fault.NoLibvirt, errors.Join(old...)).Hint("cc-install doctor shows what else this host lacks")
+	}
+	return nil
 }
 
 // protection is the TEE that the machine gets on this host.
@@ -216,16 +246,16 @@ func (a *app) hostSettings(o options) (settings.Change, []gpu.Function, error) {
 }
 
 // bridge decides on the machine's network.
-func (a *app) bridge(ctx context.Context, name string, n settings.Network) (bridge.Net, error) {
-	if n.Type == settings.TypeNone {
+func (a *app) bridge(ctx context.Context, name string, n settings.Network, uplink string) (bridge.Net, error) {
+	if uplink == "" && n.Type == settings.TypeNone {
 		return bridge.Net{Notes: []string{"the guest has no network card"}}, nil
 	}
 	found, err := bridge.Look(ctx, a.programs, a.virt())
 	if err != nil {
 		return bridge.Net{}, err
 	}
-	w := bridge.Wanted{VM: name, Isolated: n.Isolation, NAT: n.Type == settings.TypeNAT}
-	if !w.NAT {
+	w := bridge.Wanted{VM: name, Isolated: n.Isolation, NAT: uplink == "" && n.Type == settings.TypeNAT, Uplink: uplink}
+	if !w.NAT && uplink == "" {
 		w.Bridge = n.Bridge
 	}
 	return bridge.Plan(w, found)
@@ -292,7 +322,7 @@ func (a *app) apply(ctx context.Context, name string, o options) error {
 	if err := g.settle(&wanted.Spec, a.root, os.ReadFile); err != nil {
 		return err
 	}
-	net, err := a.bridge(ctx, name, g.host.Network)
+	net, err := a.bridge(ctx, name, g.host.Network, o.uplink)
 	if err != nil {
 		return err
 	}

@@ -4,19 +4,23 @@ import (
 	"fmt"
 	"strings"
 
+	"cc-base/tasks/domain"
 	"cc-base/tasks/hw"
 )
 
 // least are the versions from which a TEE is supported. The sources are
 // libvirt's release notes, QEMU's, and the kernel's merge of each.
-type least struct{ kernel, qemu, libvirt string }
+type least struct {
+	kernel string
+	domain.Versions
+}
 
 func leastFor(kind hw.TEE) (least, bool) {
 	switch kind {
 	case hw.SEVSNP:
-		return least{"6.11", "9.1", "10.5"}, true
+		return least{"6.11", domain.LeastFor(kind)}, true
 	case hw.TDX:
-		return least{"6.16", "10.1", "11.6"}, true
+		return least{"6.16", domain.LeastFor(kind)}, true
 	}
 	return least{}, false
 }
@@ -28,8 +32,8 @@ func hostChecks() []Check {
 		{"cpu.virtualization", "the processor's virtualization can be used", "without /dev/kvm nothing starts", virtualization},
 		{"kernel.version", "the host's kernel is new enough for its TEE", "SNP needs Linux 6.11, TDX 6.16; older ones have no such guests", kernelVersion},
 		{"kernel.config", "the kernel was built with the host side of its TEE", "Debian trixie's kernel has KVM_AMD_SEV and no KVM_INTEL_TDX", kernelConfig},
-		{"qemu.version", "QEMU is there and new enough", "QEMU 7.2 and 8.2 of Debian 12 and Ubuntu 24.04 have no SNP; TDX needs 10.1", programVersion("qemu-system-x86_64", "QEMU", func(l least) string { return l.qemu })},
-		{"libvirt.version", "libvirt is there and new enough", "libvirt of Debian 12 cannot start SNP guests: virsh define fails; TDX needs 11.6", programVersion("virsh", "libvirt", func(l least) string { return l.libvirt })},
+		{"qemu.version", "QEMU is there and new enough", "QEMU 7.2 and 8.2 of Debian 12 and Ubuntu 24.04 have no SNP; TDX needs 10.1", programVersion("qemu-system-x86_64", "QEMU", func(l least) string { return l.QEMU })},
+		{"libvirt.version", "libvirt is there and new enough", "libvirt of Debian 12 cannot start SNP guests: virsh define fails; TDX needs 11.6", programVersion("virsh", "libvirt", func(l least) string { return l.Libvirt })},
 		{"programs.present", "the programs of the installation are there", "an installation that stops half-way for want of a program", programsPresent},
 		{"memory.size", "the host has 16 GiB of memory", "the image needs the room for its GPU's staging buffers", memorySize},
 	}

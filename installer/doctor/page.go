@@ -42,7 +42,7 @@ another host. ` + "`--allow-plain`" + ` makes notes of what only a confidential 
 `)
 	for _, kind := range []hw.TEE{hw.SEVSNP, hw.TDX} {
 		l, _ := leastFor(kind)
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", kind, l.kernel, l.qemu, l.libvirt)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", kind, l.kernel, l.QEMU, l.Libvirt)
 	}
 	b.WriteString(`
 ## NVIDIA's driver in the guest

@@ -71,8 +71,8 @@ type Spec struct {
 	// ApertureMiB is the 64-bit PCI address space for the GPUs, a power of two;
 	// zero is that of GPUs with BARs of 128 GiB each.
 	ApertureMiB int
-	Host    Host
-	TPM     TPM
+	Host        Host
+	TPM         TPM
 
 	// At most one of SNP and TDX; with neither, the host can read and change
 	// the guest.
