@@ -8,12 +8,13 @@ import (
 
 	"cc-base/installer/doctor"
 	"cc-base/tasks/facts"
+	"cc-base/tasks/gpu"
 	"cc-base/validation"
 )
 
 // hostChecks are the doctor's questions as checks, in the areas gpu and host, of
-// facts that are gathered once. A note or a warning passes and says so: neither
-// keeps a VM from running.
+// facts that are gathered once. A note passes and says so. A warning fails: what
+// the check claims is not so, even if a VM would run.
 func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []validation.Check {
 	var once sync.Once
 	var report doctor.Report
@@ -25,7 +26,7 @@ func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []va
 			area = "gpu"
 		}
 		checks = append(checks, validation.Check{
-			ID: area + "." + c.ID, Title: c.Title, Area: area, Where: []validation.Where{validation.Host}, Tier: validation.TierKVM,
+			ID: area + "." + strings.TrimPrefix(c.ID, area+"."), Title: c.Title, Area: area, Where: []validation.Where{validation.Host}, Tier: validation.TierKVM,
 			Remedy: "cc-install doctor shows cause and cure",
 			Func: func(ctx context.Context, _ *validation.Env) validation.Verdict {
 				once.Do(func() {
@@ -43,6 +44,10 @@ func hostVerdict(report doctor.Report, found facts.Facts, area, id string) valid
 	if area == "gpu" && len(found.NVIDIA) == 0 {
 		return validation.Verdict{Status: validation.Skip, Detail: "this host shows no NVIDIA device"}
 	}
+	unread := slices.IndexFunc(found.NVIDIA, func(f gpu.Function) bool { return f.Mode.Reason != "" })
+	if slices.Contains([]string{"gpu.cc-mode", "gpu.devtools", "gpu.alike"}, id) && unread >= 0 {
+		return validation.Verdict{Status: validation.Skip, Detail: found.NVIDIA[unread].Address + ": its mode is " + found.NVIDIA[unread].Mode.String()}
+	}
 	i := slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.ID == id })
 	if i < 0 {
 		return validation.Verdict{Status: validation.Skip, Detail: "it has no meaning on this host"}
@@ -53,10 +58,10 @@ func hostVerdict(report doctor.Report, found facts.Facts, area, id string) valid
 		detail += ": " + f.Cause
 	}
 	switch f.Severity {
-	case doctor.Fail:
+	case doctor.Fail, doctor.Warn:
 		return validation.Verdict{Status: validation.Fail, Detail: detail + "; " + f.Fix}
-	case doctor.Warn, doctor.Note:
-		detail = string(f.Severity) + ": " + detail
+	case doctor.Note:
+		detail = "note: " + detail
 	}
 	return validation.Verdict{Status: validation.Pass, Detail: detail}
 }

@@ -464,9 +464,9 @@ func TestADeviceThatVanishesCostsItsAnswerOnly(t *testing.T) {
 	}
 }
 
-// What nvidia-smi -q says of the recorded hosts: device id 0x233010DE, bus ids
-// 00000000:00:06.0 and 07.0, PCIe generation 5 with 16 lanes, BAR1 of 131072
-// MiB, which is BAR 2 here, and a NUMA affinity of 0, which sysfs does not tell.
+// What nvidia-smi -q and lspci -vvv say of the recorded hosts: device id 10de:2330, bus ids
+// 00:06.0 and 07.0, 32 GT/s and 16 lanes, regions 0, 2 and 4 of 16 MiB, 128 GiB
+// and 32 MiB. nvidia-smi also has a NUMA affinity of 0, which sysfs does not tell.
 func TestRecordedHostsAreReadAsNvidiaSmiDoes(t *testing.T) {
 	t.Parallel()
 	for name, addresses := range map[string][]string{"h100-one": {"0000:00:06.0"}, "h100-two": {"0000:00:06.0", "0000:00:07.0"}} {
