@@ -33,12 +33,12 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
 	"slices"
-	"strings"
+
+	"cc-base/overlays/cc-guest/settings"
 )
 
 // Version of the protocol. It is part of every message and digest.
@@ -135,18 +135,9 @@ const operatorKeyPrefix = "ed25519:"
 // standard base64. Only one spelling of each key is accepted, and no key of
 // zeros, which is what a placeholder looks like.
 func ParseOperatorKey(text string) (ed25519.PublicKey, error) {
-	encoded, ok := strings.CutPrefix(text, operatorKeyPrefix)
-	if !ok {
-		return nil, fmt.Errorf("the operator key does not begin with %s", operatorKeyPrefix)
-	}
-	key, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	switch {
-	case err != nil || strings.ContainsAny(encoded, "\r\n"):
-		return nil, fmt.Errorf("the operator key is not base64 after %s", operatorKeyPrefix)
-	case len(key) != ed25519.PublicKeySize:
-		return nil, fmt.Errorf("the operator key has %d bytes, not %d", len(key), ed25519.PublicKeySize)
-	case !slices.ContainsFunc(key, func(b byte) bool { return b != 0 }):
-		return nil, errors.New("the operator key is all zeros")
+	key, err := settings.ParseOperatorKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("the operator key: %w", err)
 	}
 	return key, nil
 }
