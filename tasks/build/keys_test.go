@@ -221,19 +221,7 @@ func TestTheRecoveryKeyIsEncryptedToWhomItIsFor(t *testing.T) {
 		if bytes.Contains(file, key[:16]) {
 			t.Error("the key is in the file")
 		}
-		block, err := armor.Decode(bytes.NewReader(file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		md, err := openpgp.ReadMessage(block.Body, openpgp.EntityList{operator}, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(md.UnverifiedBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
+		return decrypted(t, operator, file)
 	}
 	if err := WriteRecovery(o, filepath.Join(o.ConfigDir, "operator.asc")); err != nil {
 		t.Fatal(err)
@@ -282,6 +270,42 @@ func lookOther(t *testing.T, o Options, text string) *Build {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// decrypted returns what a person reads of a message.
+func decrypted(t *testing.T, person *openpgp.Entity, message []byte) []byte {
+	t.Helper()
+	block, err := armor.Decode(bytes.NewReader(message))
+	if err != nil {
+		t.Fatal(err)
+	}
+	md, err := openpgp.ReadMessage(block.Body, openpgp.EntityList{person}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(md.UnverifiedBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestTheImageKeyTravelsForItsRecipientsAlone(t *testing.T) {
+	o := planOptions(t)
+	operator := writeNamedFiles(t, o.ConfigDir)
+	key := []byte("the key of an image, as long as such a key is")
+	writeKey(t, o, "image.key", string(key))
+	entry, err := lookOther(t, o, "").imageKeyEntry()
+	if err != nil || entry.Name != "installer/image.key" || entry.Source == "" || entry.Mode != 0o600 {
+		t.Errorf("without recipients: %+v, %v", entry, err)
+	}
+	entry, err = lookOther(t, o, "KEY_RECIPIENTS=( operator.asc )").imageKeyEntry()
+	if err != nil || entry.Name != "installer/image-key.asc" || entry.Source != "" || bytes.Contains(entry.Data, key) {
+		t.Fatalf("with a recipient: %+v, %v", entry, err)
+	}
+	if got := decrypted(t, operator, entry.Data); !bytes.Equal(got, key) {
+		t.Errorf("the operator reads %q", got)
+	}
 }
 
 func TestTheGuestIsToldWhatTheConfigurationSays(t *testing.T) {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/boot"
 	"cc-base/tasks/boot/varstore"
+	"cc-base/tasks/build/recipient"
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/digest"
@@ -450,7 +452,11 @@ func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
 	add(measurements.RVPSFile, b.out(measurements.RVPSFile), 0o644)
 	add("sbom.cdx.json", b.scratch("sbom.cdx.json"), 0o644)
 	if b.encrypted() {
-		add("image.key", b.imageKeyFile(), 0o600)
+		key, err := b.imageKeyEntry()
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, key)
 	}
 	for name, mode := range scripts() {
 		add(name, b.scriptSource(name), mode)
@@ -466,6 +472,28 @@ func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
 		add(name, resolved, 0o644)
 	}
 	return entries, nil
+}
+
+// imageKeyEntry is the image key as it travels: for everybody who has the
+// installer, or with KEY_RECIPIENTS for those alone.
+func (b *Build) imageKeyEntry() (bundle.Entry, error) {
+	if len(b.Config.Security.KeyRecipients) == 0 {
+		return bundle.Entry{Name: "installer/image.key", Source: b.imageKeyFile(), Mode: 0o600}, nil
+	}
+	to, err := recipients(b.Options, "")
+	if err != nil {
+		return bundle.Entry{}, err
+	}
+	key, err := os.ReadFile(b.imageKeyFile())
+	if err != nil {
+		return bundle.Entry{}, err
+	}
+	defer seal.Wipe(key)
+	var message bytes.Buffer
+	if err := recipient.Encrypt(&message, key, to...); err != nil {
+		return bundle.Entry{}, fault.New(fault.Sealing, err)
+	}
+	return bundle.Entry{Name: "installer/image-key.asc", Data: message.Bytes(), Mode: 0o644}, nil
 }
 
 func (b *Build) encrypted() bool {
