@@ -118,9 +118,9 @@ func (e Editor) Convert(ctx context.Context, c Conversion) error {
 		out.path = filepath.Join(dir, filepath.Base(c.Out))
 	}
 	if n := len(d.Snapshots); n > 0 && c.Out == "" && !c.Force {
-		return fault.Newf(fault.ImageLoss, "%s has %d snapshots, which would be lost", s.path, n).Hint("-o=FILE leaves it alone; -force drops them")
+		return fault.Newf(fault.ImageLoss, "the snapshots in %s would be lost: %d", s.path, n).Hint("-o=FILE leaves it alone; -force drops them")
 	} else if n > 0 {
-		e.Event("the %d snapshots of %s are not taken along", n, s.path)
+		e.Event("the snapshots in %s are not taken along: %d", s.path, n)
 	}
 	need, err := e.measure(ctx, s)
 	if err != nil {
