@@ -112,6 +112,9 @@ func ShowImage(ctx context.Context, o Options, file string, w io.Writer, asJSON 
 	if err != nil {
 		return err
 	}
+	if err := image.Check(file); err != nil {
+		return err
+	}
 	return o.view(ctx, func(ctx context.Context, e image.Editor) error {
 		info, err := e.Inspect(ctx, file, manifestBeside(file))
 		if err != nil {

@@ -100,6 +100,12 @@ func open(file string) (source, error) {
 	return s, nil
 }
 
+// Check tells whether a file can be an image, before any tool is needed.
+func Check(file string) error {
+	_, err := open(file)
+	return err
+}
+
 func noFile(file string, err error) error {
 	return fault.Newf(fault.Usage, "%s: %w", file, cause(err)).Hint("-file=FILE names an image; `mage build` makes the one that is meant without it")
 }
