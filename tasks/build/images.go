@@ -36,10 +36,13 @@ func (o Options) changed() bool {
 	return false
 }
 
+// keeps tells whether the disk image is one that no build may write over.
+func (o Options) keeps() bool { return !o.Force && o.changed() }
+
 // sparesChanged refuses a build through target that would write over a disk
 // image which was changed since it was built.
 func (o Options) sparesChanged(target string) error {
-	if o.Force || !reaches(target, "package") || !o.changed() {
+	if !reaches(target, "package") || !o.keeps() {
 		return nil
 	}
 	return fault.Newf(fault.ImageKept, "%s is not as it was built, and building would write over it", filepath.Join(o.OutDir, diskImage)).

@@ -19,7 +19,7 @@ import (
 func RunVM(ctx context.Context, o Options, secureBoot bool, stdin io.Reader, console io.Writer) error {
 	return with(ctx, o, func(ctx context.Context, b *Build) error {
 		target := "package"
-		if !o.Force && o.changed() {
+		if o.keeps() {
 			b.log.event("vm", "%s was changed after the build: it is booted as it is, and nothing is built", diskImage)
 			target = "prepare"
 		}

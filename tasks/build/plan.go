@@ -53,7 +53,7 @@ func Plan(o Options) ([]Step, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
-		if s.name == "package" && step.Action != "none" && !o.Force && o.changed() {
+		if s.name == "package" && step.Action != "none" && o.keeps() {
 			step.Action, step.Changes, step.Reason = "refused", nil, diskImage+" was changed and is kept: mage explain "+string(fault.ImageKept)
 		}
 		moved[s.name] = step.Action != "none"

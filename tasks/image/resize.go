@@ -132,7 +132,7 @@ func (e Editor) Resize(ctx context.Context, g Growth) error {
 	if used {
 		e.Event("%s was in use: the machine needs its recovery key at the next start, and then is enrolled anew", Growing)
 	}
-	e.Event("PCR 5 and, under TDX, RTMR1 of this disk are not those in measurements.json any more; `cc-install measure` with --gpt computes them")
+	e.Event("PCR 5 and, under TDX, RTMR1 of this disk are not those in measurements.json any more; `mage tpm:pcrs` and `cc-install measure --gpt` compute them")
 	return e.wrote(s)
 }
 
