@@ -35,16 +35,18 @@ func Encrypt(ctx context.Context) error { return through(ctx, "encrypt") }
 // Apps seals the application and the configuration volume.
 func Apps(ctx context.Context) error { return through(ctx, "apps") }
 
-// Package makes the boot image, the disk image and the installer, and signs it when CC_SIGNING_KEY_FILE is set.
-func Package(ctx context.Context) error {
+// Package makes the boot image, the disk image and the installer, and signs it when CC_SIGNING_KEY_FILE is set; -force writes over an image that was changed.
+func Package(ctx context.Context, force *bool) error {
 	if os.Getenv("CC_SIGNING_KEY_FILE") != "" {
-		return through(ctx, "sign")
+		return Sign(ctx, force)
 	}
-	return through(ctx, "package")
+	return forced(force, func(o build.Options) error { return build.Run(ctx, o, "package") })
 }
 
-// Sign signs the installer, or signs it again.
-func Sign(ctx context.Context) error { return through(ctx, "sign") }
+// Sign signs the installer, or signs it again; -force writes over an image that was changed.
+func Sign(ctx context.Context, force *bool) error {
+	return forced(force, func(o build.Options) error { return build.Run(ctx, o, "sign") })
+}
 
 // Plan prints each stage, whether it would run and why; -json for programs.
 func Plan(json *bool) error {

@@ -38,6 +38,7 @@ type Options struct {
 	CacheDir   string    // CC_CACHE_DIR, default Repo/out/cache
 	Verbose    bool      // show the output of commands as it comes
 	Debug      bool      // DEBUG=true: more about keys, never a secret
+	Force      bool      // CC_FORCE=1: write over an image that was changed
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
 	Stderr     io.Writer // events, one line each
 
@@ -62,6 +63,7 @@ func FromEnvironment(verbose bool) (Options, error) {
 		LookupEnv: os.LookupEnv,
 	}
 	o.Debug, _ = strconv.ParseBool(os.Getenv("DEBUG")) // what is no boolean is false
+	o.Force, _ = strconv.ParseBool(os.Getenv("CC_FORCE"))
 	if o.CacheLimit, err = parseLimit(os.Getenv("CC_CACHE_LIMIT")); err != nil {
 		return Options{}, fault.New(fault.Config, err)
 	}
@@ -181,6 +183,10 @@ func lock(file string) (unlock func(), err error) {
 // Run brings every stage up to target up to date. It is what the mage targets
 // call.
 func Run(ctx context.Context, o Options, target string) error {
+	// Before anything is written, a log's line included.
+	if err := o.sparesChanged(target); err != nil {
+		return err
+	}
 	return with(ctx, o, func(ctx context.Context, b *Build) error { return b.Through(ctx, target) })
 }
 

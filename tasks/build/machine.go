@@ -13,12 +13,17 @@ import (
 
 // RunVM builds the image where it is not up to date and boots it, with the
 // serial console on stdin and console, until it ends or ctx does. The image is
-// not changed; TPM state and EFI variables stay in out/vm for the next start.
+// not changed, and one that others have changed is booted as it is; TPM state and EFI variables stay in out/vm for the next start.
 // With secureBoot the firmware starts nothing but what our keys have signed; such
 // a machine has a state of its own, because PCR 7 is another one.
 func RunVM(ctx context.Context, o Options, secureBoot bool, stdin io.Reader, console io.Writer) error {
 	return with(ctx, o, func(ctx context.Context, b *Build) error {
-		if err := b.Through(ctx, "package"); err != nil {
+		target := "package"
+		if o.keeps() {
+			b.log.event("vm", "%s was changed after the build: it is booted as it is, and nothing is built", diskImage)
+			target = "prepare"
+		}
+		if err := b.Through(ctx, target); err != nil {
 			return err
 		}
 		dir, firmware := b.out("vm"), Firmware(b.Tools.Dir)

@@ -45,6 +45,9 @@ func stages() []stage {
 
 // Through brings every stage up to and including target up to date.
 func (b *Build) Through(ctx context.Context, target string) error {
+	if err := b.sparesChanged(target); err != nil {
+		return err
+	}
 	ran := 0
 	for _, s := range stages() {
 		did, err := b.one(ctx, s)

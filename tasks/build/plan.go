@@ -20,7 +20,8 @@ import (
 type Step struct {
 	Stage string `json:"stage"`
 	// Action is "none" (nothing has changed), "cache" (taken from the cache),
-	// "run", or "behind" (decided when the stages that it reads have run: equal
+	// "run", "refused" (it would write over an image that was changed), or
+	// "behind" (decided when the stages that it reads have run: equal
 	// outputs of theirs leave it alone).
 	Action  string   `json:"action"`
 	Changes []Change `json:"changes,omitempty"`
@@ -51,6 +52,9 @@ func Plan(o Options) ([]Step, error) {
 		step, err := b.step(s, moved)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if s.name == "package" && step.Action != "none" && o.keeps() {
+			step.Action, step.Changes, step.Reason = "refused", nil, diskImage+" was changed and is kept: mage explain "+string(fault.ImageKept)
 		}
 		moved[s.name] = step.Action != "none"
 		steps = append(steps, step)
@@ -193,7 +197,7 @@ func WritePlan(o Options, w io.Writer, asJSON bool) error {
 	var total float64
 	for _, s := range steps {
 		fetch, took := "-", "-"
-		if s.Action != "none" && s.Action != "cache" {
+		if s.Action != "none" && s.Action != "cache" && s.Action != "refused" {
 			switch {
 			case s.Fetch > 0:
 				fetch = size(s.Fetch)
@@ -262,6 +266,8 @@ func Why(o Options, w io.Writer, name string) error {
 		fmt.Fprintf(w, "%s would not run: nothing that it was made from has changed\n", name)
 	case "behind":
 		fmt.Fprintf(w, "%s comes %s, which runs first; it runs when that gives another result\n", name, s.Reason)
+	case "refused":
+		fmt.Fprintf(w, "%s would be refused: %s\n", name, s.Reason)
 	default:
 		fmt.Fprintf(w, "%s would run%s\n", name, map[bool]string{true: ", but its result is in the cache"}[s.Action == "cache"])
 		if s.Reason != "" {

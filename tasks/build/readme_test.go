@@ -88,6 +88,10 @@ func TestEveryCommandInTheReadmeRuns(t *testing.T) {
 			switch {
 			case strings.HasPrefix(command, "./"):
 				cmd.Dir = installer
+			case strings.Contains(command, " image:"):
+				// These change the image, or write one: a copy of it.
+				out, cmd.Dir = copyOfImage(t, image), "../.."
+				cmd.Args[2] = strings.NewReplacer("-file=FILE", "-file="+filepath.Join(out, "cc-base.qcow2"), "-o=FILE", "-o="+filepath.Join(out, "FILE")).Replace(command)
 			case strings.Contains(command, "clean"), strings.Contains(command, "keys:"), strings.Contains(command, "update"), strings.Contains(command, "cache:"):
 				// These change their output folder: a scratch one.
 				out = t.TempDir()
@@ -104,6 +108,23 @@ func TestEveryCommandInTheReadmeRuns(t *testing.T) {
 			}
 		})
 	}
+}
+
+// copyOfImage makes an output folder with a copy of the image and of the record
+// that says so.
+func copyOfImage(t *testing.T, image lab.Image) string {
+	t.Helper()
+	out := t.TempDir()
+	for _, name := range []string{"cc-base.qcow2", "manifest.json", "state/package.json"} {
+		to := filepath.Join(out, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := exec.Command("cp", image.Path(name), to).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+	}
+	return out
 }
 
 func TestTheReadmesOtherStageTargetsRun(t *testing.T) {

@@ -15,6 +15,9 @@ const (
 	Sealing       Code = "CC0401"
 	DiskImage     Code = "CC0402"
 	VolumeTooBig  Code = "CC0403"
+	ImageKept     Code = "CC0404"
+	ImageLoss     Code = "CC0405"
+	ImageFile     Code = "CC0406"
 	BootImage     Code = "CC0501"
 	Machine       Code = "CC0502"
 	Signing       Code = "CC0601"
@@ -147,6 +150,15 @@ func Meanings() []Meaning {
 		{VolumeTooBig, ExitUsage, "the content does not fit the partition",
 			"a size in config/partition.conf is smaller than its content",
 			"use size auto, or the number of MiB that the message names"},
+		{ImageKept, ExitUnsafe, "the image was changed and is kept",
+			"cc-base.qcow2 is not the file that the last build made: `mage image:resize`, `image:snapshot`, `image:compress` or another program has changed it, and this build would write it anew",
+			"copy it with `mage image:convert -to=qcow2 -o=FILE` where it is still wanted, then build with CC_FORCE=1, or with -force where the target takes it"},
+		{ImageLoss, ExitUnsafe, "something would be lost for good",
+			"a file would be replaced, snapshots dropped, or a machine that is in use would open its volumes no more by itself",
+			"say -force if that is wanted; nothing was changed"},
+		{ImageFile, ExitFailed, "the image cannot be worked on",
+			"it is damaged, in use, made of several files, not laid out as the command needs it, or a tool failed; the file is as it was",
+			"read the reason in the message; `mage image:info -file=FILE` shows what the image holds"},
 		{BootImage, ExitFailed, "the boot image could not be made",
 			"dracut or ukify failed, or the signature did not verify",
 			"read the lines shown"},
