@@ -66,11 +66,10 @@ func etc(o options) string {
 // changes nothing.
 func (a *app) planVM(ctx context.Context, src *source, t target.Target, o options) (*vmPlan, error) {
 	p := &vmPlan{}
-	own, err := a.virtIsThere(ctx, o)
-	if err != nil {
+	var err error
+	if p.there, err = a.halfMade(ctx, o); err != nil {
 		return nil, err
 	}
-	p.there = own
 	g := guest{name: o.name, dir: filepath.Join(o.state, o.name), manifest: src.manifest, emulate: o.emulate}
 	if g.dir, err = filepath.Abs(g.dir); err != nil {
 		return nil, err
@@ -94,7 +93,7 @@ func (a *app) planVM(ctx context.Context, src *source, t target.Target, o option
 			return nil, err
 		}
 	}
-	files, err := a.settle(&g, src.folder, p, o)
+	files, err := a.readSettings(&g, src.folder, p, o)
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +121,8 @@ func (a *app) planVM(ctx context.Context, src *source, t target.Target, o option
 	return p, err
 }
 
-// virtIsThere tells whether a machine of the name was defined and never came up.
-func (a *app) virtIsThere(ctx context.Context, o options) (bool, error) {
+// halfMade tells whether a machine of the name was defined and never came up.
+func (a *app) halfMade(ctx context.Context, o options) (bool, error) {
 	if _, err := a.virt().List(ctx); err != nil {
 		return false, err
 	}
@@ -180,9 +179,9 @@ func (a *app) protection(folder *unpacked.Folder, o options) (hw.TEE, error) {
 	return kind, nil
 }
 
-// settle reads what the host's settings say, and returns the files that are to be
-// made because they are not there yet.
-func (a *app) settle(g *guest, folder *unpacked.Folder, p *vmPlan, o options) ([]machine.File, error) {
+// readSettings reads what the host's settings say, and returns the files that are
+// to be made because they are not there yet.
+func (a *app) readSettings(g *guest, folder *unpacked.Folder, p *vmPlan, o options) ([]machine.File, error) {
 	image, err := conf.Load(conf.Options{Dir: folder.Path("config")})
 	if err != nil {
 		return nil, err
