@@ -283,6 +283,9 @@ func (a *app) makeVM(ctx context.Context, d *deployment.Deployment, p *vmPlan, o
 			return err
 		}
 	}
+	if socket := p.Spec.ReleaseSocket; socket != "" {
+		a.say("%s: its guest asks for its keys at %s and waits; where the operator trusts the machine: cc-install release --connect unix:%s …", o.name, socket, socket)
+	}
 	return h.FirstBoot(ctx, o.name)
 }
 
