@@ -81,7 +81,7 @@ func (o admin) listing(t *testing.T) string {
 // device is a block device of the host: a loop device over a used disk.
 func (o admin) device(t *testing.T) (path, file string) {
 	t.Helper()
-	outside, file := loopDevice(t, 2048)
+	outside, file := loopDevice(t, 640)
 	number := strings.TrimPrefix(outside, "/dev/loop")
 	if err := sh.Do(t.Context(), o.host, "mknod", "-m", "0660", outside, "b", "7", number); err != nil {
 		t.Fatal(err)
