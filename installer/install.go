@@ -420,8 +420,10 @@ func (a *app) write(ctx context.Context, t target.Target, job write.Job) error {
 		return err
 	}
 	defer dev.Close()
+	disk := target.Direct(dev)
+	defer disk.Close()
 	job.Progress = a.progress("writing " + t.Path)
-	err = job.Run(ctx, dev, func() error { return target.Forget(dev) })
+	err = job.Run(ctx, disk, disk.Forget)
 	switch {
 	case errors.Is(err, write.ErrUntouched):
 		return fault.New(fault.InstallWrite, err)

@@ -147,10 +147,6 @@ func (t Target) same(f *os.File) error {
 // the partition nodes for a virtual machine to boot.
 func Reread(f *os.File) error { return unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0) }
 
-// Forget drops what the page cache holds of f, so that the next read comes from
-// the device. Data must have been synced.
-func Forget(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
-
 func numberOf(info fs.FileInfo) (hw.Number, bool) {
 	if info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
 		return hw.Number{}, false

@@ -8,6 +8,7 @@
 package write
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -22,9 +23,6 @@ import (
 )
 
 const (
-	chunk = 4 << 20   // bytes of one read or write
-	flush = 256 << 20 // bytes between two syncs, so that progress is what is on the disk
-
 	// edge is how much is wiped at both ends of an area that is not written:
 	// signatures of file systems, RAID, LVM and ZFS (two labels of 256 KiB at
 	// either end) lie there. The rest of the free space keeps its old bytes.
@@ -34,10 +32,18 @@ const (
 	tableBytes = 34 * layout.Sector
 )
 
-// Device is what is written to: an *os.File opened exclusively.
+// Device is what is written to: a [cc-base/installer/target.Disk], or memory in
+// tests. What is written in one piece is in aligned memory, so that a device
+// may take it without the page cache.
 type Device interface {
 	backend.WritableFile
 	Sync() error
+}
+
+// Zeroer is a Device that can be told to hold zeros without being sent them. An
+// error in whose chain [errors.ErrUnsupported] is has changed nothing.
+type Zeroer interface {
+	Zero(off, length int64) error
 }
 
 // Action is what a step does.
@@ -114,10 +120,38 @@ func edges(from, to int64, label string) []Step {
 // first write.
 var ErrUntouched = errors.New("nothing was written")
 
-// Run carries the steps out. Before the table is written, the content is read
-// back: forget is called to drop it from the page cache, so that the bytes
-// come from the device.
+// Run carries the steps out: [Job.Write], then [Job.Prove], then the table.
+// forget is called before anything is read back: it drops what the page cache
+// holds, so that the bytes come from the device.
 func (j Job) Run(ctx context.Context, dev Device, forget func() error) error {
+	if err := j.Write(ctx, dev); err != nil {
+		return err
+	}
+	if err := forget(); err != nil {
+		return err
+	}
+	if err := j.Prove(ctx, dev); err != nil {
+		return err
+	}
+	if err := j.writeTable(dev); err != nil {
+		return fmt.Errorf("the partition table: %w", err)
+	}
+	if err := forget(); err != nil {
+		return err
+	}
+	got, err := layout.Read(dev, j.Size)
+	if err != nil {
+		return fmt.Errorf("reading back the partition table: %w", err)
+	}
+	if diffs := got.Compare(j.Table); len(diffs) > 0 {
+		return fmt.Errorf("the partition table reads back differently: %s", diffs[0])
+	}
+	return nil
+}
+
+// Write carries out every step but the table; what it wrote is on the device,
+// not in its cache, when it returns. The disk has no partition table then.
+func (j Job) Write(ctx context.Context, dev Device) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", ErrUntouched, ctx.Err())
 	}
@@ -127,22 +161,16 @@ func (j Job) Run(ctx context.Context, dev Device, forget func() error) error {
 			all += s.Length
 		}
 	}
-	digests := map[string]string{}
-	for _, p := range j.Disk.Partitions {
-		digests[p.Label] = p.SHA256
-	}
 	for _, s := range j.Steps() {
 		var err error
 		switch s.Action {
 		case Wipe:
 			err = wipe(ctx, dev, s)
 		case Copy:
-			err = j.copy(ctx, dev, s, digests[s.What], done, all)
+			err = j.copy(ctx, dev, s, done, all)
 			done += s.Length
 		case Table:
-			if err = j.prove(ctx, dev, forget); err == nil {
-				err = j.Table.Write(dev, j.Size)
-			}
+			continue
 		}
 		if err == nil {
 			err = dev.Sync()
@@ -151,100 +179,162 @@ func (j Job) Run(ctx context.Context, dev Device, forget func() error) error {
 			return fmt.Errorf("%s: %w", s.What, err)
 		}
 	}
-	if err := forget(); err != nil {
-		return err
-	}
-	got, err := layout.Read(dev, j.Size)
-	if err != nil {
-		return err
-	}
-	if diffs := got.Compare(j.Table); len(diffs) > 0 {
-		return fmt.Errorf("the partition table reads back differently: %s", diffs[0])
-	}
 	return nil
 }
 
-// copy streams one partition's content and compares what it reads with the
-// manifest: an image that changed after its checksum was verified stops here.
-func (j Job) copy(ctx context.Context, dev Device, s Step, want string, before, all int64) error {
-	source := io.ReaderAt(io.NewSectionReader(j.Image, s.Offset, s.Length))
-	if other := j.Instead[s.What]; other != nil {
-		source = other
-	}
-	h, buf := sha256.New(), make([]byte, chunk)
-	unsynced := int64(0)
-	for at := int64(0); at < s.Length; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b := buf[:min(chunk, s.Length-at)]
-		if _, err := source.ReadAt(b, at); err != nil && (err != io.EOF || at+int64(len(b)) < s.Length) {
-			return fmt.Errorf("reading the image: %w", err)
-		}
-		h.Write(b)
-		if _, err := dev.WriteAt(b, s.Offset+at); err != nil {
-			return err
-		}
-		at += int64(len(b))
-		if unsynced += int64(len(b)); unsynced >= flush {
-			if err := dev.Sync(); err != nil {
-				return err
-			}
-			unsynced = 0
-		}
-		if j.Progress != nil {
-			j.Progress(before+at, all)
-		}
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want {
-		return fmt.Errorf("the image's content has sha256 %s, the manifest says %s", got, want)
-	}
-	return nil
-}
-
-func (j Job) prove(ctx context.Context, dev Device, forget func() error) error {
-	if err := forget(); err != nil {
-		return err
-	}
+// Prove compares the content on the device with the manifest, and where it
+// differs says from which byte on.
+func (j Job) Prove(ctx context.Context, dev io.ReaderAt) error {
 	for _, p := range j.Disk.Partitions {
 		if p.ContentSize == 0 {
 			continue
 		}
-		if err := Content(ctx, dev, p); err != nil {
+		err := Content(ctx, dev, p)
+		var differs *digestError
+		if errors.As(err, &differs) {
+			err = fmt.Errorf("%w; %s", err, j.difference(ctx, dev, p))
+		}
+		if err != nil {
 			return fmt.Errorf("reading back %s: %w", p.Label, err)
 		}
 	}
 	return nil
 }
 
-// Content compares a partition's content on disk with the manifest.
-func Content(ctx context.Context, disk io.ReaderAt, p manifest.Partition) error {
-	h, buf := sha256.New(), make([]byte, chunk)
-	for at := int64(0); at < p.ContentSize; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b := buf[:min(chunk, p.ContentSize-at)]
-		if _, err := disk.ReadAt(b, p.Start+at); err != nil {
-			return err
-		}
-		h.Write(b)
-		at += int64(len(b))
+func (j Job) writeTable(dev Device) error {
+	if err := j.Table.Write(dev, j.Size); err != nil {
+		return err
+	}
+	return dev.Sync()
+}
+
+// source is where a partition's content comes from.
+func (j Job) source(p manifest.Partition) io.ReaderAt {
+	if other := j.Instead[p.Label]; other != nil {
+		return other
+	}
+	return io.NewSectionReader(j.Image, p.Start, p.ContentSize)
+}
+
+// copy streams one partition's content and compares what it reads with the
+// manifest: an image that changed after its checksum was verified stops here.
+// Zeros are written like all else, as the disk is a used one; a device that can
+// make zeros itself is asked to.
+func (j Job) copy(ctx context.Context, dev Device, s Step, before, all int64) error {
+	p, ok := j.Disk.Partition(s.What)
+	if !ok {
+		return errors.New("the manifest has no such partition")
+	}
+	h := sha256.New()
+	zeroer, _ := dev.(Zeroer)
+	err := stream(ctx, j.source(p), s.Length,
+		func(b []byte, _ int64) error { h.Write(b); return nil },
+		func(b []byte, at int64) error {
+			if err := put(dev, zeroer, b, s.Offset+at); err != nil {
+				return err
+			}
+			if j.Progress != nil {
+				j.Progress(before+at+int64(len(b)), all)
+			}
+			return nil
+		})
+	var read *offsetError
+	if errors.As(err, &read) && read.Doing == "reading" {
+		return fmt.Errorf("the image's content: %w", err)
+	}
+	if err != nil {
+		return err
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != p.SHA256 {
-		return fmt.Errorf("its content has sha256 %s, the manifest says %s", got, p.SHA256)
+		return fmt.Errorf("the image's content has sha256 %s, the manifest says %s", got, p.SHA256)
 	}
 	return nil
 }
 
+// put writes b, or has the device make a whole chunk of zeros.
+func put(dev Device, zeroer Zeroer, b []byte, off int64) error {
+	if zeroer != nil && len(b) == chunk && zeros(b) {
+		err := zeroer.Zero(off, int64(len(b)))
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, errors.ErrUnsupported):
+			return &offsetError{"making zeros", off, err}
+		}
+	}
+	if n, err := dev.WriteAt(b, off); err != nil {
+		return &offsetError{"writing", off + int64(n), err}
+	}
+	return nil
+}
+
+// zeros compares b with itself, one byte on.
+func zeros(b []byte) bool { return b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) }
+
+// digestError is content that was read without an error and is another one.
+type digestError struct{ got, want string }
+
+func (e *digestError) Error() string {
+	return fmt.Sprintf("its content has sha256 %s, the manifest says %s", e.got, e.want)
+}
+
+// Content compares a partition's content on disk with the manifest.
+func Content(ctx context.Context, disk io.ReaderAt, p manifest.Partition) error {
+	h := sha256.New()
+	err := stream(ctx, io.NewSectionReader(disk, p.Start, p.ContentSize), p.ContentSize,
+		func(b []byte, _ int64) error { h.Write(b); return nil })
+	var read *offsetError
+	if errors.As(err, &read) {
+		read.At += p.Start
+	}
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != p.SHA256 {
+		return &digestError{got, p.SHA256}
+	}
+	return nil
+}
+
+// difference tells where the device holds something else than was written. It
+// reads both again: the digest of a partition does not know.
+func (j Job) difference(ctx context.Context, dev io.ReaderAt, p manifest.Partition) string {
+	first, source := int64(-1), j.source(p)
+	want := make([]byte, chunk)
+	err := stream(ctx, io.NewSectionReader(dev, p.Start, p.ContentSize), p.ContentSize, func(got []byte, at int64) error {
+		if n, err := source.ReadAt(want[:len(got)], at); n < len(got) {
+			return noEOF(err)
+		}
+		if bytes.Equal(got, want[:len(got)]) {
+			return nil
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				first = p.Start + at + int64(i)
+				break
+			}
+		}
+		return errFound
+	})
+	switch {
+	case errors.Is(err, errFound):
+		return fmt.Sprintf("the device returns other bytes than were written from byte %d on", first)
+	case err != nil:
+		return fmt.Sprintf("reading it once more failed: %v", err)
+	}
+	return "read once more it is what was written: the device is not reliable"
+}
+
+var errFound = errors.New("found")
+
 func wipe(ctx context.Context, dev io.WriterAt, s Step) error {
-	zeros := make([]byte, min(s.Length, edge))
+	zeros := alignedBuffer(int(min(s.Length, edge)))
 	for at := int64(0); at < s.Length; at += int64(len(zeros)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if _, err := dev.WriteAt(zeros[:min(int64(len(zeros)), s.Length-at)], s.Offset+at); err != nil {
-			return err
+		if n, err := dev.WriteAt(zeros[:min(int64(len(zeros)), s.Length-at)], s.Offset+at); err != nil {
+			return &offsetError{"writing", s.Offset + at + int64(n), err}
 		}
 	}
 	return nil

@@ -1,0 +1,131 @@
+package write
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// chunk is one read or write in bytes: dd's usual block size for a disk, and
+	// large enough that a disk is busy although one write waits for the other.
+	chunk = 4 << 20
+
+	// alignment is what the kernel may ask of memory that a device reads and
+	// writes without the page cache, bytes; no page and no sector is larger
+	// where this runs.
+	alignment = 4096
+)
+
+// stage looks at one piece of a stream, at bytes from its start. It must not
+// change the piece, and not keep it.
+type stage func(piece []byte, at int64) error
+
+// stream reads length bytes and hands them, piece by piece and in order, to
+// every stage in turn. Reading and the stages overlap, each with a buffer of
+// its own; all of them have ended when stream returns. A stage that waits for a
+// device is waited for: the kernel does not let go of the buffer before.
+func stream(ctx context.Context, from io.ReaderAt, length int64, stages ...stage) error {
+	type piece struct {
+		bytes []byte
+		at    int64
+	}
+	buffers := len(stages) + 1
+	free := make(chan []byte, buffers)
+	for range buffers {
+		free <- alignedBuffer(int(min(chunk, (length+alignment-1)/alignment*alignment)))
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	read := make(chan piece)
+	g.Go(func() error {
+		defer close(read)
+		for at := int64(0); at < length; at += chunk {
+			buffer, ok := receive(ctx, free)
+			if !ok {
+				return ctx.Err()
+			}
+			b := buffer[:min(chunk, length-at)]
+			if n, err := from.ReadAt(b, at); n < len(b) {
+				return &offsetError{"reading", at + int64(n), noEOF(err)}
+			}
+			if !send(ctx, read, piece{b, at}) {
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	in := read
+	for i, do := range stages {
+		from, to, last := in, make(chan piece), i == len(stages)-1
+		g.Go(func() error {
+			defer close(to)
+			for {
+				p, ok := receive(ctx, from)
+				if !ok {
+					return ctx.Err()
+				}
+				if err := do(p.bytes, p.at); err != nil {
+					return err
+				}
+				if last {
+					free <- p.bytes[:cap(p.bytes)] // never blocks: there is room for all
+				} else if !send(ctx, to, p) {
+					return ctx.Err()
+				}
+			}
+		})
+		in = to
+	}
+	return g.Wait()
+}
+
+// receive returns false when ctx has ended, or nothing more will come.
+func receive[T any](ctx context.Context, c <-chan T) (v T, ok bool) {
+	if ctx.Err() != nil {
+		return v, false
+	}
+	select {
+	case v, ok = <-c:
+		return v, ok
+	case <-ctx.Done():
+		return v, false
+	}
+}
+
+func send[T any](ctx context.Context, c chan<- T, v T) bool {
+	select {
+	case c <- v:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// offsetError is a failed read or write; At is where, in bytes.
+type offsetError struct {
+	Doing string
+	At    int64
+	Err   error
+}
+
+func (e *offsetError) Error() string { return fmt.Sprintf("%s at byte %d: %v", e.Doing, e.At, e.Err) }
+func (e *offsetError) Unwrap() error { return e.Err }
+
+// noEOF makes an end that comes too early an error that says so.
+func noEOF(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// alignedBuffer returns memory at a multiple of [alignment].
+func alignedBuffer(n int) []byte {
+	b := make([]byte, n+alignment)
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) % alignment
+	return b[skip : int(skip)+n : int(skip)+n]
+}
