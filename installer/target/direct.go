@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,13 +27,14 @@ const (
 // error comes with the write it belongs to, and what is read is what the device
 // returns. Parts that are not aligned, and the whole of a device that does not
 // take it, go through the page cache; [Disk.Forget] makes their next read come
-// from the device too. Not for several goroutines at once.
+// from the device too. Several goroutines may read and write at once.
 type Disk struct {
 	*os.File          // through the page cache
 	direct   *os.File // past it; nil: there is no way past it
 	offset   int64    // what offset and length must be a multiple of, bytes
 	memory   uintptr  // and the address of the memory
-	held     int64    // bytes written through the page cache since the last sync
+	refused  atomic.Bool
+	held     atomic.Int64 // bytes written through the page cache since the last sync
 }
 
 // Direct returns the disk of f, an open target. The caller closes both.
@@ -57,13 +59,11 @@ func (d *Disk) Close() error {
 	if d.direct == nil {
 		return nil
 	}
-	err := d.direct.Close()
-	d.direct = nil
-	return err
+	return d.direct.Close()
 }
 
 // Past tells whether the page cache is left out.
-func (d *Disk) Past() bool { return d.direct != nil }
+func (d *Disk) Past() bool { return d.direct != nil && !d.refused.Load() }
 
 // WriteAt implements [io.WriterAt].
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
@@ -72,7 +72,7 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 		return n, err
 	}
 	m, err := d.File.WriteAt(p[n:], off+int64(n))
-	if d.held += int64(m); err == nil && d.held >= unsynced {
+	if d.held.Add(int64(m)) >= unsynced && err == nil {
 		err = d.Sync()
 	}
 	return n + m, err
@@ -91,21 +91,22 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 // past does what can be done of p past the page cache, and returns how much
 // that was.
 func (d *Disk) past(p []byte, off int64, do func(*os.File, []byte, int64) (int, error)) (int, error) {
-	if d.direct == nil || off%d.offset != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(p)))%d.memory != 0 {
+	if !d.Past() || off%d.offset != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(p)))%d.memory != 0 {
 		return 0, nil
 	}
 	n, err := do(d.direct, p[:int64(len(p))/d.offset*d.offset], off)
 	if errors.Is(err, unix.EINVAL) {
 		// It was opened for it and refuses it all the same: a driver or file
 		// system on top of one that asks for more.
-		return n, d.Close()
+		d.refused.Store(true)
+		return n, nil
 	}
 	return n, err
 }
 
 // Sync implements [cc-base/installer/write.Device].
 func (d *Disk) Sync() error {
-	d.held = 0
+	d.held.Store(0)
 	return d.File.Sync()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sync/errgroup"
@@ -21,20 +22,29 @@ const (
 	alignment = 4096
 )
 
-// stage looks at one piece of a stream, at bytes from its start. It must not
-// change the piece, and not keep it.
-type stage func(piece []byte, at int64) error
+// stage looks at the pieces of a stream.
+type stage struct {
+	// do gets a piece that begins at bytes from the stream's start. It must not
+	// change the piece, and not keep it.
+	do func(piece []byte, at int64) error
+	// lanes is how many pieces do works on at once, at least 1. More than one
+	// loses their order.
+	lanes int
+}
 
-// stream reads length bytes and hands them, piece by piece and in order, to
-// every stage in turn. Reading and the stages overlap, each with a buffer of
-// its own; all of them have ended when stream returns. A stage that waits for a
-// device is waited for: the kernel does not let go of the buffer before.
+// stream reads length bytes and hands them, piece by piece, to every stage in
+// turn. Reading and the stages overlap, each lane with a buffer of its own; all
+// of them have ended when stream returns. A stage that waits for a device is
+// waited for: the kernel does not let go of the buffer before.
 func stream(ctx context.Context, from io.ReaderAt, length int64, stages ...stage) error {
 	type piece struct {
 		bytes []byte
 		at    int64
 	}
-	buffers := len(stages) + 1
+	buffers := 1
+	for _, s := range stages {
+		buffers += s.lanes
+	}
 	free := make(chan []byte, buffers)
 	for range buffers {
 		free <- alignedBuffer(int(min(chunk, (length+alignment-1)/alignment*alignment)))
@@ -59,16 +69,15 @@ func stream(ctx context.Context, from io.ReaderAt, length int64, stages ...stage
 		return nil
 	})
 	in := read
-	for i, do := range stages {
+	for i, stage := range stages {
 		from, to, last := in, make(chan piece), i == len(stages)-1
-		g.Go(func() error {
-			defer close(to)
+		lane := func() error {
 			for {
 				p, ok := receive(ctx, from)
 				if !ok {
 					return ctx.Err()
 				}
-				if err := do(p.bytes, p.at); err != nil {
+				if err := stage.do(p.bytes, p.at); err != nil {
 					return err
 				}
 				if last {
@@ -77,6 +86,19 @@ func stream(ctx context.Context, from io.ReaderAt, length int64, stages ...stage
 					return ctx.Err()
 				}
 			}
+		}
+		var lanes sync.WaitGroup
+		for range stage.lanes {
+			lanes.Add(1)
+			g.Go(func() error {
+				defer lanes.Done()
+				return lane()
+			})
+		}
+		g.Go(func() error {
+			lanes.Wait()
+			close(to)
+			return nil
 		})
 		in = to
 	}

@@ -14,7 +14,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"sync"
 
 	"github.com/diskfs/go-diskfs/backend"
 
@@ -28,13 +30,17 @@ const (
 	// either end) lie there. The rest of the free space keeps its old bytes.
 	edge = 1 << 20
 
+	// atOnce is how many pieces a device has to write at a time: while one is
+	// prepared or acknowledged, the device works on the other.
+	atOnce = 2
+
 	// tableBytes is the protective record, the header and 128 entries.
 	tableBytes = 34 * layout.Sector
 )
 
 // Device is what is written to: a [cc-base/installer/target.Disk], or memory in
 // tests. What is written in one piece is in aligned memory, so that a device
-// may take it without the page cache.
+// may take it without the page cache; several pieces are written at once.
 type Device interface {
 	backend.WritableFile
 	Sync() error
@@ -227,19 +233,29 @@ func (j Job) copy(ctx context.Context, dev Device, s Step, before, all int64) er
 	}
 	h := sha256.New()
 	zeroer, _ := dev.(Zeroer)
-	err := stream(ctx, j.source(p), s.Length,
-		func(b []byte, _ int64) error { h.Write(b); return nil },
-		func(b []byte, at int64) error {
-			if err := put(dev, zeroer, b, s.Offset+at); err != nil {
-				return err
+	var mu sync.Mutex
+	var failed *offsetError // the first on the device, not the first in time
+	err := stream(ctx, j.source(p), s.Length, into(h), stage{lanes: atOnce, do: func(b []byte, at int64) error {
+		err := put(dev, zeroer, b, s.Offset+at)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			if failed == nil || err.At < failed.At {
+				failed = err
 			}
-			if j.Progress != nil {
-				j.Progress(before+at+int64(len(b)), all)
-			}
-			return nil
-		})
+			return err
+		}
+		before += int64(len(b))
+		if j.Progress != nil {
+			j.Progress(before, all)
+		}
+		return nil
+	}})
+	if failed != nil {
+		return failed
+	}
 	var read *offsetError
-	if errors.As(err, &read) && read.Doing == "reading" {
+	if errors.As(err, &read) {
 		return fmt.Errorf("the image's content: %w", err)
 	}
 	if err != nil {
@@ -251,8 +267,13 @@ func (j Job) copy(ctx context.Context, dev Device, s Step, before, all int64) er
 	return nil
 }
 
+// into is a stage that takes a digest.
+func into(h hash.Hash) stage {
+	return stage{lanes: 1, do: func(b []byte, _ int64) error { h.Write(b); return nil }}
+}
+
 // put writes b, or has the device make a whole chunk of zeros.
-func put(dev Device, zeroer Zeroer, b []byte, off int64) error {
+func put(dev Device, zeroer Zeroer, b []byte, off int64) *offsetError {
 	if zeroer != nil && len(b) == chunk && zeros(b) {
 		err := zeroer.Zero(off, int64(len(b)))
 		switch {
@@ -281,8 +302,7 @@ func (e *digestError) Error() string {
 // Content compares a partition's content on disk with the manifest.
 func Content(ctx context.Context, disk io.ReaderAt, p manifest.Partition) error {
 	h := sha256.New()
-	err := stream(ctx, io.NewSectionReader(disk, p.Start, p.ContentSize), p.ContentSize,
-		func(b []byte, _ int64) error { h.Write(b); return nil })
+	err := stream(ctx, io.NewSectionReader(disk, p.Start, p.ContentSize), p.ContentSize, into(h))
 	var read *offsetError
 	if errors.As(err, &read) {
 		read.At += p.Start
@@ -301,7 +321,7 @@ func Content(ctx context.Context, disk io.ReaderAt, p manifest.Partition) error 
 func (j Job) difference(ctx context.Context, dev io.ReaderAt, p manifest.Partition) string {
 	first, source := int64(-1), j.source(p)
 	want := make([]byte, chunk)
-	err := stream(ctx, io.NewSectionReader(dev, p.Start, p.ContentSize), p.ContentSize, func(got []byte, at int64) error {
+	err := stream(ctx, io.NewSectionReader(dev, p.Start, p.ContentSize), p.ContentSize, stage{lanes: 1, do: func(got []byte, at int64) error {
 		if n, err := source.ReadAt(want[:len(got)], at); n < len(got) {
 			return noEOF(err)
 		}
@@ -315,7 +335,7 @@ func (j Job) difference(ctx context.Context, dev io.ReaderAt, p manifest.Partiti
 			}
 		}
 		return errFound
-	})
+	}})
 	switch {
 	case errors.Is(err, errFound):
 		return fmt.Sprintf("the device returns other bytes than were written from byte %d on", first)

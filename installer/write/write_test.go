@@ -8,11 +8,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"cc-base/installer/installertest"
 	"cc-base/installer/write"
+	"cc-base/tasks/digest"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/layout"
 	"cc-base/tasks/manifest"
 )
@@ -26,13 +33,15 @@ const (
 // on, and may lie about what it holds.
 type device struct {
 	*installertest.Disk
+	mu     sync.Mutex
 	budget int
 	writes int
 	lieAt  int64
+	failAt int64 // writes fail from this byte on; negative: none
 }
 
 func newDevice() *device {
-	d := &device{Disk: installertest.NewDisk(size), budget: 1 << 30, lieAt: -1}
+	d := &device{Disk: installertest.NewDisk(size), budget: 1 << 30, lieAt: -1, failAt: -1}
 	copy(d.Bytes, bytes.Repeat([]byte{0xa5}, size))
 	return d
 }
@@ -40,8 +49,14 @@ func newDevice() *device {
 var errGone = errors.New("input/output error")
 
 func (d *device) WriteAt(p []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.writes++; d.writes > d.budget {
 		return 0, errGone
+	}
+	if end := off + int64(len(p)); d.failAt >= 0 && end > d.failAt && off < 22*mib {
+		n, _ := d.Disk.WriteAt(p[:max(0, d.failAt-off)], off)
+		return n, errGone
 	}
 	return d.Disk.WriteAt(p, off)
 }
@@ -180,4 +195,124 @@ func TestAnImageThatIsNotTheManifests(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cc-app") || complete(dev.Disk, want, j.Disk) {
 		t.Errorf("error %v", err)
 	}
+}
+
+// large is a job of one partition of several pieces, the last of them odd.
+func large(t *testing.T) (write.Job, *device, []byte) {
+	t.Helper()
+	const length = 21*mib + 512
+	content := filetest.Noise(3, length)
+	clear(content[8*mib : 12*mib])
+	p := manifest.Partition{Number: 1, Label: "cc-root", Start: mib, Size: 22 * mib, ContentSize: length, SHA256: digest.Bytes(content)}
+	dev := newDevice()
+	dev.Disk = installertest.NewDisk(24 * mib)
+	return write.Job{Instead: map[string]io.ReaderAt{p.Label: bytes.NewReader(content)}, Disk: manifest.Disk{Partitions: []manifest.Partition{p}}, Size: 24 * mib}, dev, content
+}
+
+func TestWritesAndProvesMoreThanOnePiece(t *testing.T) {
+	t.Parallel()
+	j, dev, content := large(t)
+	last, all := int64(0), int64(0)
+	j.Progress = func(done, of int64) {
+		if done <= last {
+			t.Errorf("progress went from %d to %d", last, done)
+		}
+		last, all = done, of
+	}
+	if err := errors.Join(j.Write(t.Context(), dev), j.Prove(t.Context(), dev)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(dev.Bytes[mib:][:len(content)], content) || last != all || all != int64(len(content)) {
+		t.Errorf("other bytes, or progress ended at %d of %d", last, all)
+	}
+}
+
+// zeroing is a device that makes zeros itself.
+type zeroing struct {
+	*device
+	areas []int64
+	err   error
+}
+
+func (z *zeroing) Zero(off, length int64) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.areas = append(z.areas, off)
+	if z.err == nil {
+		clear(z.Bytes[off : off+length])
+	}
+	return z.err
+}
+
+func TestADeviceMakesZerosItself(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		err error
+		ok  bool
+	}{"it can": {nil, true}, "it cannot": {errors.ErrUnsupported, true}, "it fails": {errGone, false}} {
+		j, dev, content := large(t)
+		copy(dev.Bytes, bytes.Repeat([]byte{0xa5}, len(dev.Bytes)))
+		z := &zeroing{device: dev, err: tt.err}
+		err := j.Write(t.Context(), z)
+		if !slices.Equal(z.areas, []int64{9 * mib}) {
+			t.Errorf("%s: zeros were asked for at %d", name, z.areas)
+		}
+		if (err == nil) != tt.ok || tt.ok && !bytes.Equal(dev.Bytes[mib:][:len(content)], content) {
+			t.Errorf("%s: error %v, or other bytes", name, err)
+		}
+		if !tt.ok && !strings.Contains(err.Error(), "cc-root: making zeros at byte 9437184: input/output error") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The first byte that failed is named, although pieces behind it fail too.
+func TestAFailureNamesTheByte(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		j, dev, _ := large(t)
+		dev.failAt = 10*mib + 7
+		err := j.Write(t.Context(), dev)
+		if !errors.Is(err, errGone) || !strings.Contains(err.Error(), "cc-root: writing at byte 10485767: ") {
+			t.Fatalf("error %v", err)
+		}
+	}
+	j, dev, _ := large(t)
+	if err := j.Write(t.Context(), dev); err != nil {
+		t.Fatal(err)
+	}
+	dev.lieAt = 14*mib + 11
+	if err := j.Prove(t.Context(), dev); err == nil || !strings.Contains(err.Error(), "reading back cc-root: ") ||
+		!strings.Contains(err.Error(), "other bytes than were written from byte 14680075 on") {
+		t.Errorf("error %v", err)
+	}
+	dev.lieAt = -1
+	j.Instead["cc-root"] = bytes.NewReader(make([]byte, 9*mib))
+	if err := j.Write(t.Context(), dev); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "the image's content: reading at byte 9437184") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Whatever ends a stream, its goroutines end with it.
+func TestNothingRunsOnAfterwards(t *testing.T) {
+	before := runtime.NumGoroutine()
+	j, dev, _ := large(t)
+	dev.failAt = 3 * mib
+	if err := j.Write(t.Context(), dev); err == nil {
+		t.Fatal("no error")
+	}
+	dev.failAt = -1
+	ctx, cancel := context.WithCancel(t.Context())
+	j.Progress = func(int64, int64) { cancel() }
+	if err := j.Write(ctx, dev); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	// One that has returned may be counted for a moment.
+	for range 100 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 }
