@@ -41,11 +41,11 @@ type Disk struct {
 func Direct(f *os.File) *Disk {
 	d := &Disk{File: f}
 	// The same inode, whatever the path stands for by now.
-	direct, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return d
 	}
-	d.direct, d.offset, d.memory = direct, usual, usual
+	d.direct, d.offset, d.memory = os.NewFile(uintptr(fd), f.Name()), usual, usual
 	var st unix.Statx_t
 	err = unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
 	if err == nil && st.Dio_offset_align > 0 && st.Dio_mem_align > 0 {

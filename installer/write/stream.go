@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"unsafe"
 
@@ -134,7 +135,14 @@ type offsetError struct {
 	Err   error
 }
 
-func (e *offsetError) Error() string { return fmt.Sprintf("%s at byte %d: %v", e.Doing, e.At, e.Err) }
+func (e *offsetError) Error() string {
+	err := e.Err
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		err = path.Err // whoever named the disk knows its path
+	}
+	return fmt.Sprintf("%s at byte %d: %v", e.Doing, e.At, err)
+}
+
 func (e *offsetError) Unwrap() error { return e.Err }
 
 // noEOF makes an end that comes too early an error that says so.
