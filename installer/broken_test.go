@@ -130,9 +130,8 @@ func (d *brokenDisk) serve(t *testing.T) string {
 	return filepath.Join(dir, "disk")
 }
 
-// runBuilt runs the shipped program in a process of its own. Its exit status is
-// in the error.
-func runBuilt(t *testing.T, args ...string) (string, error) {
+// shipped returns the path of the program as it is shipped.
+func shipped(t *testing.T) string {
 	t.Helper()
 	program, err := built()
 	if err != nil {
@@ -142,14 +141,20 @@ func runBuilt(t *testing.T, args ...string) (string, error) {
 	// A process that another test starts meanwhile would hold the file open for
 	// writing, and the kernel would not run it.
 	syscall.ForkLock.RLock()
-	err = os.WriteFile(path, program, 0o755)
-	syscall.ForkLock.RUnlock()
-	if err != nil {
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, program, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+// runBuilt runs the shipped program in a process of its own. Its exit status is
+// in the error.
+func runBuilt(t *testing.T, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, shipped(t), args...).CombinedOutput()
 	return string(out), err
 }
 
