@@ -6,14 +6,17 @@ package bench_test
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"cc-base/installer/installertest"
 	"cc-base/installer/write/bench"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/filetest"
+	"cc-base/tasks/lab"
 	"cc-base/tasks/sh"
 )
 
@@ -55,5 +58,35 @@ func TestAFileIsNoDevice(t *testing.T) {
 	err := bench.Run(t.Context(), o, &bytes.Buffer{})
 	if fault.Exit(err) != fault.ExitUnsafe {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestMeasuresOnADevice(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		lab.Absent(t, "a loop device needs root")
+	}
+	file := filetest.Write(t, filepath.Join(t.TempDir(), "disk"), make([]byte, 16<<20))
+	made, err := exec.Command("losetup", "-f", "--show", file).Output()
+	if err != nil {
+		lab.Absent(t, "losetup does not work here: %v", err)
+	}
+	device := strings.TrimSpace(string(made))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "-d", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup -d %s: %s", device, out)
+		}
+	})
+	o := options(t)
+	o.MiB, o.Device = 9, device
+	var out bytes.Buffer
+	if err := bench.Run(t.Context(), o, &out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "9 MiB, to "+device) || !strings.Contains(out.String(), "installer, write") {
+		t.Errorf("output:\n%s", &out)
+	}
+	if zeros := bytes.Count(filetest.Read(t, file)[1<<20:10<<20], []byte{0}); zeros > 1<<20 {
+		t.Errorf("%d bytes of the device are zeros still", zeros)
 	}
 }
