@@ -61,7 +61,7 @@ func stream(ctx context.Context, from io.ReaderAt, length int64, stages ...stage
 			}
 			b := buffer[:min(chunk, length-at)]
 			if n, err := from.ReadAt(b, at); n < len(b) {
-				return &offsetError{"reading", at + int64(n), noEOF(err)}
+				return &offsetError{"reading", at + int64(n), int64(len(b) - n), noEOF(err)}
 			}
 			if !send(ctx, read, piece{b, at}) {
 				return ctx.Err()
@@ -128,22 +128,24 @@ func send[T any](ctx context.Context, c chan<- T, v T) bool {
 	}
 }
 
-// offsetError is a failed read or write; At is where, in bytes.
+// offsetError is a failed read or write of length bytes at a byte. Which of
+// them failed the kernel may not say: it makes many requests of one piece, and
+// one error of them.
 type offsetError struct {
-	Doing string
-	At    int64
-	Err   error
+	doing      string
+	at, length int64
+	err        error
 }
 
 func (e *offsetError) Error() string {
-	err := e.Err
+	err := e.err
 	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		err = path.Err // whoever named the disk knows its path
 	}
-	return fmt.Sprintf("%s at byte %d: %v", e.Doing, e.At, err)
+	return fmt.Sprintf("%s %d bytes at byte %d: %v", e.doing, e.length, e.at, err)
 }
 
-func (e *offsetError) Unwrap() error { return e.Err }
+func (e *offsetError) Unwrap() error { return e.err }
 
 // noEOF makes an end that comes too early an error that says so.
 func noEOF(err error) error {

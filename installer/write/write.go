@@ -240,7 +240,7 @@ func (j Job) copy(ctx context.Context, dev Device, s Step, before, all int64) er
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
-			if failed == nil || err.At < failed.At {
+			if failed == nil || err.at < failed.at {
 				failed = err
 			}
 			return err
@@ -280,11 +280,11 @@ func put(dev Device, zeroer Zeroer, b []byte, off int64) *offsetError {
 		case err == nil:
 			return nil
 		case !errors.Is(err, errors.ErrUnsupported):
-			return &offsetError{"making zeros", off, err}
+			return &offsetError{"making zeros of", off, int64(len(b)), err}
 		}
 	}
 	if n, err := dev.WriteAt(b, off); err != nil {
-		return &offsetError{"writing", off + int64(n), err}
+		return &offsetError{"writing", off + int64(n), int64(len(b) - n), err}
 	}
 	return nil
 }
@@ -305,7 +305,7 @@ func Content(ctx context.Context, disk io.ReaderAt, p manifest.Partition) error 
 	err := stream(ctx, io.NewSectionReader(disk, p.Start, p.ContentSize), p.ContentSize, into(h))
 	var read *offsetError
 	if errors.As(err, &read) {
-		read.At += p.Start
+		read.at += p.Start
 	}
 	if err != nil {
 		return err
@@ -347,14 +347,14 @@ func (j Job) difference(ctx context.Context, dev io.ReaderAt, p manifest.Partiti
 
 var errFound = errors.New("found")
 
-func wipe(ctx context.Context, dev io.WriterAt, s Step) error {
+func wipe(ctx context.Context, dev Device, s Step) error {
 	zeros := alignedBuffer(int(min(s.Length, edge)))
 	for at := int64(0); at < s.Length; at += int64(len(zeros)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if n, err := dev.WriteAt(zeros[:min(int64(len(zeros)), s.Length-at)], s.Offset+at); err != nil {
-			return &offsetError{"writing", s.Offset + at + int64(n), err}
+		if err := put(dev, nil, zeros[:min(int64(len(zeros)), s.Length-at)], s.Offset+at); err != nil {
+			return err
 		}
 	}
 	return nil

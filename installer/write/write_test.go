@@ -260,7 +260,7 @@ func TestADeviceMakesZerosItself(t *testing.T) {
 		if (err == nil) != tt.ok || tt.ok && !bytes.Equal(dev.Bytes[mib:][:len(content)], content) {
 			t.Errorf("%s: error %v, or other bytes", name, err)
 		}
-		if !tt.ok && !strings.Contains(err.Error(), "cc-root: making zeros at byte 9437184: input/output error") {
+		if !tt.ok && !strings.Contains(err.Error(), "cc-root: making zeros of 4194304 bytes at byte 9437184: input/output error") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -273,7 +273,7 @@ func TestAFailureNamesTheByte(t *testing.T) {
 		j, dev, _ := large(t)
 		dev.failAt = 10*mib + 7
 		err := j.Write(t.Context(), dev)
-		if !errors.Is(err, errGone) || !strings.Contains(err.Error(), "cc-root: writing at byte 10485767: ") {
+		if !errors.Is(err, errGone) || !strings.Contains(err.Error(), "cc-root: writing 3145721 bytes at byte 10485767: ") {
 			t.Fatalf("error %v", err)
 		}
 	}
@@ -288,7 +288,7 @@ func TestAFailureNamesTheByte(t *testing.T) {
 	}
 	dev.lieAt = -1
 	j.Instead["cc-root"] = bytes.NewReader(make([]byte, 9*mib))
-	if err := j.Write(t.Context(), dev); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "the image's content: reading at byte 9437184") {
+	if err := j.Write(t.Context(), dev); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "the image's content: reading 3145728 bytes at byte 9437184") {
 		t.Errorf("error %v", err)
 	}
 }
