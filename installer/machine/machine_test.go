@@ -486,7 +486,7 @@ func TestTheLaunchDigestIsOfExactlyThisDomain(t *testing.T) {
 	w := p.wanted()
 	w.Spec.Boot, w.Spec.Kernel, w.Spec.Emulated, w.Spec.MemoryMiB, w.Spec.CPUModel = domain.Direct, "/uki.efi", false, 2048, "EPYC-v4"
 	w.Spec.Firmware = domain.Firmware{Image: "/OVMF.amdsev.fd"}
-	w.Spec.SNP = &domain.SNP{Policy: 0x30000, KernelHashes: true, HostData: make([]byte, 32)}
+	w.Spec.SNP = &domain.SNP{Policy: 0x30000, KernelHashes: true}
 	if err := p.host.Make(t.Context(), w); err != nil {
 		t.Fatal(err)
 	}
