@@ -179,7 +179,7 @@ func TestADiskThatFailsIsNeverInstalled(t *testing.T) {
 		"it fails to write":            {brokenness{write: at}, `: cc-root: writing (\d+) bytes at byte (\d+): input/output error`},
 		"it fails to read":             {brokenness{read: at}, `: reading back cc-root: reading (\d+) bytes at byte (\d+): input/output error`},
 		"it returns other bytes":       {brokenness{lie: at + 5}, fmt.Sprintf("the device returns other bytes than were written from byte %d on", at+5)},
-		"it fails to keep what it has": {brokenness{sync: true}, "the old partition table and boot code: sync "},
+		"it fails to keep what it has": {brokenness{sync: true}, "the old backup table: sync "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

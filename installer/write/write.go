@@ -34,6 +34,9 @@ const (
 	// prepared or acknowledged, the device works on the other.
 	atOnce = 2
 
+	// oldTables is how many of the first steps take away what was a table.
+	oldTables = 2
+
 	// tableBytes is the protective record, the header and 128 entries.
 	tableBytes = 34 * layout.Sector
 )
@@ -167,7 +170,7 @@ func (j Job) Write(ctx context.Context, dev Device) error {
 			all += s.Length
 		}
 	}
-	for _, s := range j.Steps() {
+	for i, s := range j.Steps() {
 		var err error
 		switch s.Action {
 		case Wipe:
@@ -178,12 +181,16 @@ func (j Job) Write(ctx context.Context, dev Device) error {
 		case Table:
 			continue
 		}
-		if err == nil {
+		// Neither old table may come back once there is new content.
+		if err == nil && i == oldTables-1 {
 			err = dev.Sync()
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.What, err)
 		}
+	}
+	if err := dev.Sync(); err != nil {
+		return fmt.Errorf("the content: %w", err)
 	}
 	return nil
 }
