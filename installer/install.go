@@ -202,7 +202,7 @@ func (a *app) prepare(ctx context.Context, src *source, t target.Target, o optio
 		record: deployment.Record{
 			Name: o.name, State: deployment.Started, Device: t.Path, Number: t.Device.Number, Size: t.Size,
 			Disk: src.manifest.Disk.GUID, Profile: src.manifest.Profile, Epoch: src.manifest.SourceDateEpoch, Manifest: sum,
-			Dynamic: dynamic.Start,
+			Dynamic: dynamic.Start, Uplink: o.uplink,
 		},
 	}, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -307,6 +308,10 @@ func (a *app) apply(ctx context.Context, name string, o options) error {
 	if err != nil {
 		return err
 	}
+	record, _, err := deployment.Load(o.state, name)
+	if err != nil {
+		return err
+	}
 	image, err := conf.Load(conf.Options{Dir: filepath.Join(o.state, name, imageConfig)})
 	if err != nil {
 		return fault.New(fault.Deployment, err)
@@ -324,7 +329,7 @@ func (a *app) apply(ctx context.Context, name string, o options) error {
 	if err := g.settle(&wanted.Spec, a.root, os.ReadFile); err != nil {
 		return err
 	}
-	net, err := a.bridge(ctx, name, g.host.Network, o.uplink)
+	net, err := a.bridge(ctx, name, g.host.Network, cmp.Or(o.uplink, record.Uplink))
 	if err != nil {
 		return err
 	}

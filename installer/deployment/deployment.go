@@ -71,14 +71,15 @@ type Record struct {
 	Number hw.Number `json:"number"` // of the block device; zero for a file
 	Size   int64     `json:"size"`   // bytes of the device
 
-	Disk       string      `json:"disk"`            // GUID of the partition table
-	Profile    string      `json:"profile"`         // of the image
-	Epoch      int64       `json:"sourceDateEpoch"` // of the image; a smaller one is older
-	Manifest   string      `json:"manifest"`        // SHA-256 of its manifest
-	Dynamic    int64       `json:"dynamic"`         // where the guest's own volume begins, bytes
-	Partitions []Partition `json:"partitions"`      // as they were written; none until then
-	PCR5       string      `json:"pcr5,omitempty"`  // SHA-256 bank, of this disk's partition table
-	RTMR1      string      `json:"rtmr1,omitempty"` // of a TDX guest that boots this disk
+	Disk       string      `json:"disk"`             // GUID of the partition table
+	Profile    string      `json:"profile"`          // of the image
+	Epoch      int64       `json:"sourceDateEpoch"`  // of the image; a smaller one is older
+	Manifest   string      `json:"manifest"`         // SHA-256 of its manifest
+	Uplink     string      `json:"uplink,omitempty"` // network card of the host that the VM shares
+	Dynamic    int64       `json:"dynamic"`          // where the guest's own volume begins, bytes
+	Partitions []Partition `json:"partitions"`       // as they were written; none until then
+	PCR5       string      `json:"pcr5,omitempty"`   // SHA-256 bank, of this disk's partition table
+	RTMR1      string      `json:"rtmr1,omitempty"`  // of a TDX guest that boots this disk
 }
 
 // Partition is what was written to one partition.
