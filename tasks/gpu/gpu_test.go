@@ -1,9 +1,9 @@
 package gpu_test
 
-// What green does not prove: no test here has met a GPU. The trees and the
-// register values are written by hand; whether a real H100 shows the same is
-// compared on a lent machine only. Nothing here sets a mode, so that nothing
-// can be said of a switch between modes.
+// What green does not prove: no test here meets a GPU. Most trees and all
+// register values are written by hand; those of testdata were recorded on virtual
+// machines with an H100, where BAR0 could not be read. Nothing here sets a mode,
+// so that nothing can be said of a switch between modes.
 
 import (
 	"errors"
