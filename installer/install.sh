@@ -18,7 +18,8 @@ stop() {
 
 usage() {
 	cat <<'END'
-usage: ./install.sh DEVICE [--yes] [--dry-run] [--allow-plain] [--image-key FILE]
+usage: ./install.sh DEVICE [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
+                    [--site FILE] [--image-key FILE] [--allow-plain] [--disk-only]
        ./install.sh --list-devices [--json]
        ./install.sh --verify DEVICE [--json]
        ./install.sh --uninstall NAME [--wipe] [--yes]

@@ -11,7 +11,6 @@ import (
 
 	"cc-base/installer/virt"
 	"cc-base/tasks/fault"
-	"cc-base/tasks/sh"
 )
 
 const topUsage = `  cc-install top NAME [--once] [--json]        processor, memory, disk and network of a running VM, a
@@ -80,7 +79,7 @@ func (a *app) top(ctx context.Context, args []string) error {
 	if len(names) != 1 {
 		return fault.Newf(fault.Usage, "top: %d names given", len(names)).Hint("cc-install help shows the usage")
 	}
-	return showLoad(ctx, a.out, virt.Client{Run: sh.Host{}}, names[0], *once, *asJSON, topEvery)
+	return showLoad(ctx, a.out, a.virt(), names[0], *once, *asJSON, topEvery)
 }
 
 func showLoad(ctx context.Context, out io.Writer, c virt.Client, name string, once, asJSON bool, every time.Duration) error {

@@ -38,18 +38,11 @@ func (h Host) Preview(name string, w Wanted) (Change, error) {
 // that are there and that w does not name stay until Undefine. When it fails,
 // the definition is as it was.
 func (h Host) Apply(ctx context.Context, name string, w Wanted) (Change, error) {
-	if _, err := h.applicable(name); err != nil {
-		return Change{}, err
-	}
-	unlock, err := h.lock(name)
+	s, unlock, err := h.toChange(name)
 	if err != nil {
 		return Change{}, err
 	}
 	defer unlock()
-	s, err := h.applicable(name)
-	if err != nil {
-		return Change{}, err
-	}
 	next, err := h.next(s, w)
 	if err != nil {
 		return Change{}, err
@@ -78,23 +71,32 @@ func (h Host) Apply(ctx context.Context, name string, w Wanted) (Change, error) 
 // UndoApply puts the definition back that was in force before the last Apply.
 // The one that it replaces becomes the former one.
 func (h Host) UndoApply(ctx context.Context, name string) (Change, error) {
-	if _, err := h.applicable(name); err != nil {
-		return Change{}, err
-	}
-	unlock, err := h.lock(name)
+	s, unlock, err := h.toChange(name)
 	if err != nil {
 		return Change{}, err
 	}
 	defer unlock()
-	s, err := h.applicable(name)
-	if err != nil {
-		return Change{}, err
-	}
 	if s.Former == nil {
 		return Change{}, fault.Newf(fault.VMState, "%s: nothing was applied that could be undone", name)
 	}
 	former := *s.Former
 	return compare(s.Now, former), h.replace(ctx, &making{h: h, state: s}, former)
+}
+
+// toChange locks a machine that can be changed. The state is looked at before,
+// too: a lock would make a folder for a name that is none.
+func (h Host) toChange(name string) (s State, unlock func(), err error) {
+	if _, err := h.applicable(name); err != nil {
+		return State{}, nil, err
+	}
+	if unlock, err = h.lock(name); err != nil {
+		return State{}, nil, err
+	}
+	if s, err = h.applicable(name); err != nil {
+		unlock()
+		return State{}, nil, err
+	}
+	return s, unlock, nil
 }
 
 // applicable is the state of a machine that has had its first boot: before, the
