@@ -11,6 +11,7 @@ import (
 	"cc-base/tasks/facts"
 	"cc-base/tasks/fault"
 	"cc-base/validation"
+	"cc-base/validation/check"
 )
 
 // check runs the checks of the named areas, or all of them.
@@ -18,19 +19,19 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 	if o.json && o.tap {
 		return fault.Newf(fault.Usage, "--json and --tap are two formats")
 	}
-	all := validation.All()
+	env := &validation.Env{Root: a.root, Dir: o.dir}
+	defer env.Close()
+	all := validation.All(env)
 	if len(areas) > 0 {
 		// Without a name the installer is checked, and whether a disk takes it; the
 		// host is the doctor's.
 		all = append(all, hostChecks(func(ctx context.Context) facts.Facts { return facts.Gather(ctx, a.world()) }, imageOptions(o.dir))...)
 	}
-	checks, err := validation.Select(all, areas)
+	checks, err := check.Select(all, areas)
 	if err != nil {
 		return fault.New(fault.Usage, err)
 	}
-	env := &validation.Env{Root: a.root, Dir: o.dir}
-	defer env.Close()
-	report := validation.Run(ctx, env, checks)
+	report := check.Run(ctx, checks)
 	switch {
 	case o.json:
 		err = a.writeJSON(report)

@@ -9,26 +9,26 @@ import (
 	"cc-base/installer/doctor"
 	"cc-base/tasks/facts"
 	"cc-base/tasks/gpu"
-	"cc-base/validation"
+	"cc-base/validation/check"
 )
 
 // hostChecks are the doctor's questions as checks, in the areas gpu and host, of
 // facts that are gathered once. A note passes and says so. A warning fails: what
 // the check claims is not so, even if a VM would run.
-func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []validation.Check {
+func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []check.Check {
 	var once sync.Once
 	var report doctor.Report
 	var found facts.Facts
-	var checks []validation.Check
+	var checks []check.Check
 	for _, c := range doctor.Checks() {
 		area := "host"
 		if group, _, _ := strings.Cut(c.ID, "."); slices.Contains([]string{"gpu", "vfio", "iommu", "guest"}, group) {
 			area = "gpu"
 		}
-		checks = append(checks, validation.Check{
-			ID: area + "." + strings.TrimPrefix(c.ID, area+"."), Title: c.Title, Area: area, Where: []validation.Where{validation.Host}, Tier: validation.TierKVM,
+		checks = append(checks, check.Check{
+			ID: area + "." + strings.TrimPrefix(c.ID, area+"."), Title: c.Title, Area: area, Where: []check.Where{check.Host}, Tier: check.TierKVM,
 			Remedy: "cc-install doctor shows cause and cure",
-			Func: func(ctx context.Context, _ *validation.Env) validation.Verdict {
+			Func: func(ctx context.Context) check.Verdict {
 				once.Do(func() {
 					found = gather(ctx)
 					report = doctor.Examine(found, o)
@@ -40,17 +40,17 @@ func hostChecks(gather func(context.Context) facts.Facts, o doctor.Options) []va
 	return checks
 }
 
-func hostVerdict(report doctor.Report, found facts.Facts, area, id string) validation.Verdict {
+func hostVerdict(report doctor.Report, found facts.Facts, area, id string) check.Verdict {
 	if area == "gpu" && len(found.NVIDIA) == 0 {
-		return validation.Verdict{Status: validation.Skip, Detail: "this host shows no NVIDIA device"}
+		return check.Verdict{Status: check.Skip, Detail: "this host shows no NVIDIA device"}
 	}
 	unread := slices.IndexFunc(found.NVIDIA, func(f gpu.Function) bool { return f.Mode.Reason != "" })
 	if slices.Contains([]string{"gpu.cc-mode", "gpu.devtools", "gpu.alike"}, id) && unread >= 0 {
-		return validation.Verdict{Status: validation.Skip, Detail: found.NVIDIA[unread].Address + ": its mode is " + found.NVIDIA[unread].Mode.String()}
+		return check.Verdict{Status: check.Skip, Detail: found.NVIDIA[unread].Address + ": its mode is " + found.NVIDIA[unread].Mode.String()}
 	}
 	i := slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.ID == id })
 	if i < 0 {
-		return validation.Verdict{Status: validation.Skip, Detail: "it has no meaning on this host"}
+		return check.Verdict{Status: check.Skip, Detail: "it has no meaning on this host"}
 	}
 	f := report.Findings[i]
 	detail := f.Found
@@ -59,9 +59,9 @@ func hostVerdict(report doctor.Report, found facts.Facts, area, id string) valid
 	}
 	switch f.Severity {
 	case doctor.Fail, doctor.Warn:
-		return validation.Verdict{Status: validation.Fail, Detail: detail + "; " + f.Fix}
+		return check.Verdict{Status: check.Fail, Detail: detail + "; " + f.Fix}
 	case doctor.Note:
 		detail = "note: " + detail
 	}
-	return validation.Verdict{Status: validation.Pass, Detail: detail}
+	return check.Verdict{Status: check.Pass, Detail: detail}
 }

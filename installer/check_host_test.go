@@ -10,19 +10,19 @@ import (
 	"cc-base/installer/doctor"
 	"cc-base/tasks/facts"
 	"cc-base/tasks/facts/factstest"
-	"cc-base/validation"
+	"cc-base/validation/check"
 )
 
-func verdicts(t *testing.T, f facts.Facts, o doctor.Options) map[string]validation.Verdict {
+func verdicts(t *testing.T, f facts.Facts, o doctor.Options) map[string]check.Verdict {
 	t.Helper()
 	gathered := 0
 	checks := hostChecks(func(context.Context) facts.Facts { gathered++; return f }, o)
-	got := map[string]validation.Verdict{}
+	got := map[string]check.Verdict{}
 	for _, c := range checks {
 		if _, twice := got[c.ID]; twice || c.Title == "" || c.Remedy == "" || c.Area != "host" && c.Area != "gpu" {
 			t.Errorf("%+v", c)
 		}
-		got[c.ID] = c.Func(t.Context(), &validation.Env{})
+		got[c.ID] = c.Func(t.Context())
 	}
 	if gathered != 1 || len(got) != len(doctor.Checks()) {
 		t.Errorf("facts were gathered %d times for %d checks of %d", gathered, len(got), len(doctor.Checks()))
@@ -44,19 +44,19 @@ func TestTheDoctorsAnswersAsVerdicts(t *testing.T) {
 	}
 	got := verdicts(t, f, doctor.Options{})
 	for id, want := range map[string]struct {
-		status validation.Status
+		status check.Status
 		detail string
 	}{
-		"gpu.present":         {validation.Pass, "H100"},
-		"gpu.cc-mode":         {validation.Skip, "0000:00:06.0: its mode is not read"},
-		"gpu.devtools":        {validation.Skip, "not read"},
-		"gpu.iommu-group":     {validation.Fail, "no IOMMU is on"},
-		"gpu.vfio.pci":        {validation.Fail, "no vfio-pci"},
-		"gpu.driver":          {validation.Fail, "nvidia 580"},
-		"gpu.nvswitch":        {validation.Skip, "no meaning on this host"},
-		"host.disk.free":      {validation.Fail, "none of 2 disks"},
-		"host.memory.size":    {validation.Pass, "GiB"},
-		"host.network.bridge": {validation.Pass, "note: "},
+		"gpu.present":         {check.Pass, "H100"},
+		"gpu.cc-mode":         {check.Skip, "0000:00:06.0: its mode is not read"},
+		"gpu.devtools":        {check.Skip, "not read"},
+		"gpu.iommu-group":     {check.Fail, "no IOMMU is on"},
+		"gpu.vfio.pci":        {check.Fail, "no vfio-pci"},
+		"gpu.driver":          {check.Fail, "nvidia 580"},
+		"gpu.nvswitch":        {check.Skip, "no meaning on this host"},
+		"host.disk.free":      {check.Fail, "none of 2 disks"},
+		"host.memory.size":    {check.Pass, "GiB"},
+		"host.network.bridge": {check.Pass, "note: "},
 	} {
 		if v := got[id]; v.Status != want.status || !strings.Contains(v.Detail, want.detail) {
 			t.Errorf("%s: %+v, want %s with %q", id, v, want.status, want.detail)
@@ -66,10 +66,10 @@ func TestTheDoctorsAnswersAsVerdicts(t *testing.T) {
 	for name, host := range map[string]factstest.Host{"epyc": factstest.EPYC(), "plain": factstest.Plain()} {
 		f := facts.Gather(t.Context(), host.World())
 		for id, v := range verdicts(t, f, doctor.Options{AllowPlain: name == "plain", AllowSmall: true}) {
-			if name == "epyc" && v.Status == validation.Fail {
+			if name == "epyc" && v.Status == check.Fail {
 				t.Errorf("%s: %s: %+v", name, id, v)
 			}
-			if area, _, _ := strings.Cut(id, "."); name == "plain" && area == "gpu" && len(f.NVIDIA) == 0 && v.Status != validation.Skip {
+			if area, _, _ := strings.Cut(id, "."); name == "plain" && area == "gpu" && len(f.NVIDIA) == 0 && v.Status != check.Skip {
 				t.Errorf("%s: %s: %+v without a GPU", name, id, v)
 			}
 		}

@@ -10,43 +10,44 @@ import (
 	"strings"
 
 	"cc-base/installer/unpacked"
+	"cc-base/validation/check"
 )
 
-func appsChecks() []Check {
-	return []Check{
+func (e *Env) appsChecks() []check.Check {
+	return []check.Check{
 		{ID: "apps.volume", Title: "the volume of the CC applications is sealed: read-only, with a verity root hash", Area: "apps",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again", Func: appVolume},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again", Func: e.on(appVolume)},
 		{ID: "apps.command-line", Title: "the boot image's command line is the manifest's, byte for byte", Area: "apps",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again; a command line that differs boots another system", Func: commandLine},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again; a command line that differs boots another system", Func: e.on(commandLine)},
 		{ID: "apps.root-hashes", Title: "the command line fixes the root hash of every sealed volume, once", Area: "apps",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again; a volume that is not fixed can be exchanged", Func: rootHashes},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again; a volume that is not fixed can be exchanged", Func: e.on(rootHashes)},
 	}
 }
 
-func appVolume(_ context.Context, env *Env) Verdict {
+func appVolume(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	p, ok := m.Disk.Partition("cc-app")
 	switch {
 	case !ok:
-		return fail("there is no partition cc-app")
+		return check.Failed("there is no partition cc-app")
 	case p.ContentSize == 0:
-		return fail("it is empty")
+		return check.Failed("it is empty")
 	case p.Verity == nil:
-		return fail("it has no verity tree")
+		return check.Failed("it has no verity tree")
 	case !p.ReadOnly:
-		return fail("it is not read-only")
+		return check.Failed("it is not read-only")
 	case p.Verity.HashOffset%4096 != 0 || p.Verity.HashOffset >= p.ContentSize:
-		return fail("its hash tree is said to be at %d of %d bytes", p.Verity.HashOffset, p.ContentSize)
+		return check.Failed("its hash tree is said to be at %d of %d bytes", p.Verity.HashOffset, p.ContentSize)
 	case strings.Trim(p.Verity.RootHash, "0") == "":
-		return fail("its root hash is zero")
+		return check.Failed("its root hash is zero")
 	}
-	return pass("%s, root hash %s", p.Mount, p.Verity.RootHash)
+	return check.Passed("%s, root hash %s", p.Mount, p.Verity.RootHash)
 }
 
 // section returns a section of the boot image (a PE file) without the padding
@@ -74,25 +75,25 @@ func section(folder *unpacked.Folder, name string) ([]byte, error) {
 	return bytes.TrimRight(data, "\x00"), err
 }
 
-func commandLine(_ context.Context, env *Env) Verdict {
+func commandLine(_ context.Context, env *Env) check.Verdict {
 	folder, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	got, err := section(folder, ".cmdline")
 	if err != nil {
-		return fail("%s", err)
+		return check.Failed("%s", err)
 	}
 	if string(got) != m.CommandLine {
-		return fail("it is %q, the manifest says %q", got, m.CommandLine)
+		return check.Failed("it is %q, the manifest says %q", got, m.CommandLine)
 	}
-	return pass("%d bytes", len(got))
+	return check.Passed("%d bytes", len(got))
 }
 
-func rootHashes(_ context.Context, env *Env) Verdict {
+func rootHashes(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings, fixed []string
 	for _, p := range m.Disk.Partitions {
@@ -111,5 +112,5 @@ func rootHashes(_ context.Context, env *Env) Verdict {
 			findings = append(findings, label+" has no verity tree")
 		}
 	}
-	return judge(findings, "%s", strings.Join(fixed, ", "))
+	return check.Judge(findings, "%s", strings.Join(fixed, ", "))
 }

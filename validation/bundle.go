@@ -5,50 +5,52 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"cc-base/validation/check"
 )
 
-func bundleChecks() []Check {
+func (e *Env) bundleChecks() []check.Check {
 	const again = "unpack the tarball again after checking its .sha256 and .asc; do not use this folder"
-	return []Check{
+	return []check.Check{
 		{ID: "bundle.checksums", Title: "every file that SHA256SUMS lists is the one that was built", Area: "bundle",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: checksums},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(checksums)},
 		{ID: "bundle.unlisted", Title: "there is no file that SHA256SUMS does not list", Area: "bundle",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: unlisted},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(unlisted)},
 		{ID: "bundle.manifest", Title: "the manifest and SHA256SUMS agree about the files", Area: "bundle",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: manifestFiles},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(manifestFiles)},
 	}
 }
 
-func checksums(ctx context.Context, env *Env) Verdict {
+func checksums(ctx context.Context, env *Env) check.Verdict {
 	folder, _, err := env.installer()
 	if err != nil {
-		return fail("%s", err)
+		return check.Failed("%s", err)
 	}
 	if err := folder.Verify(ctx); err != nil {
-		return fail("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return check.Failed("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	return pass("all of them, %s among them", "cc-install")
+	return check.Passed("all of them, %s among them", "cc-install")
 }
 
-func unlisted(_ context.Context, env *Env) Verdict {
+func unlisted(_ context.Context, env *Env) check.Verdict {
 	folder, _, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	names, err := folder.Unlisted()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	if len(names) > 0 {
-		return fail("not listed: %s", strings.Join(names, ", "))
+		return check.Failed("not listed: %s", strings.Join(names, ", "))
 	}
-	return pass("detached signatures apart, which are made after the list")
+	return check.Passed("detached signatures apart, which are made after the list")
 }
 
-func manifestFiles(_ context.Context, env *Env) Verdict {
+func manifestFiles(_ context.Context, env *Env) check.Verdict {
 	folder, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings []string
 	for _, f := range m.Files {
@@ -64,5 +66,5 @@ func manifestFiles(_ context.Context, env *Env) Verdict {
 		}
 	}
 	slices.Sort(findings)
-	return judge(findings, "%d files", len(m.Files))
+	return check.Judge(findings, "%d files", len(m.Files))
 }

@@ -7,32 +7,33 @@ import (
 
 	"cc-base/tasks/hw"
 	"cc-base/tasks/layout"
+	"cc-base/validation/check"
 )
 
-func deviceChecks() []Check {
-	return []Check{
+func (e *Env) deviceChecks() []check.Check {
+	return []check.Check{
 		{ID: "device.target", Title: "this host has a free disk that the image fits on", Area: "device",
-			Where: []Where{Host}, Tier: TierArtefact,
-			Remedy: "cc-install list-devices shows every disk and what stands against it", Func: freeTarget},
+			Where: []check.Where{check.Host}, Tier: check.TierArtefact,
+			Remedy: "cc-install list-devices shows every disk and what stands against it", Func: e.on(freeTarget)},
 		{ID: "device.table", Title: "the image's partition table is the manifest's, in both copies", Area: "device",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again", Func: tableAgrees},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again", Func: e.on(tableAgrees)},
 		{ID: "device.stretch", Title: "the table can be written for larger disks without moving anything", Area: "device",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "the last partition of config/partition.conf must be the one that the guest fills", Func: stretches},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "the last partition of config/partition.conf must be the one that the guest fills", Func: e.on(stretches)},
 	}
 }
 
 // freeTarget skips where every disk is taken: after an installation that is as
 // it should be, and before one install itself refuses.
-func freeTarget(_ context.Context, env *Env) Verdict {
+func freeTarget(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	devices, err := hw.Devices(env.Root)
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var free, taken []string
 	for _, d := range devices {
@@ -47,30 +48,30 @@ func freeTarget(_ context.Context, env *Env) Verdict {
 		taken = append(taken, fmt.Sprintf("%s: %s", d.Path, reasons[0].Detail))
 	}
 	if len(free) == 0 {
-		return skip("no free disk here (%s)", strings.Join(taken, "; "))
+		return check.Skipped("no free disk here (%s)", strings.Join(taken, "; "))
 	}
-	return pass("%s", strings.Join(free, ", "))
+	return check.Passed("%s", strings.Join(free, ", "))
 }
 
-func tableAgrees(_ context.Context, env *Env) Verdict {
+func tableAgrees(_ context.Context, env *Env) check.Verdict {
 	image, d, err := env.disk()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	table, err := layout.Read(image, image.Size())
 	if err != nil {
-		return fail("%s", err)
+		return check.Failed("%s", err)
 	}
-	return judge(table.AgainstManifest(d), "%d partitions on disk %s", len(table.Entries), table.GUID)
+	return check.Judge(table.AgainstManifest(d), "%d partitions on disk %s", len(table.Entries), table.GUID)
 }
 
-func stretches(_ context.Context, env *Env) Verdict {
+func stretches(_ context.Context, env *Env) check.Verdict {
 	table, d, err := env.table()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	if n := len(d.Partitions); n == 0 || d.Partitions[n-1].ContentSize != 0 {
-		return fail("the last partition holds content of the build")
+		return check.Failed("the last partition holds content of the build")
 	}
 	const tib = int64(1) << 40
 	for _, size := range []int64{d.VirtualSize, tib, 4 * tib} {
@@ -78,8 +79,8 @@ func stretches(_ context.Context, env *Env) Verdict {
 			continue
 		}
 		if _, err := layout.Final(table, size); err != nil {
-			return fail("%s", err)
+			return check.Failed("%s", err)
 		}
 	}
-	return pass("from %d bytes to 4 TiB", d.VirtualSize)
+	return check.Passed("from %d bytes to 4 TiB", d.VirtualSize)
 }

@@ -9,43 +9,44 @@ import (
 	"cc-base/installer/unpacked"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal/header"
+	"cc-base/validation/check"
 )
 
-func keysChecks() []Check {
-	return []Check{
+func (e *Env) keysChecks() []check.Check {
+	return []check.Check{
 		{ID: "keys.image-key", Title: "the image key is there and only its owner can read it", Area: "keys",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "chmod 600 image.key, or install with --image-key FILE", Func: imageKey},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "chmod 600 image.key, or install with --image-key FILE", Func: e.on(imageKey)},
 		{ID: "keys.encrypted", Title: "the partitions that are said to be encrypted are LUKS, and no others", Area: "keys",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again", Func: encryptedOnes},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again", Func: e.on(encryptedOnes)},
 		{ID: "keys.headers", Title: "each LUKS2 header is whole, with one keyslot and one encrypted segment", Area: "keys",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact,
-			Remedy: "build the image again; such a header must not be opened", Func: headers},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact,
+			Remedy: "build the image again; such a header must not be opened", Func: e.on(headers)},
 	}
 }
 
-func imageKey(_ context.Context, env *Env) Verdict {
+func imageKey(_ context.Context, env *Env) check.Verdict {
 	folder, _, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	info, err := folder.Stat(unpacked.ImageKey)
 	if err != nil {
 		if _, err := folder.Stat(unpacked.ImageKey + ".asc"); err == nil {
-			return skip("the key travels encrypted to its recipients, as %s.asc", unpacked.ImageKey)
+			return check.Skipped("the key travels encrypted to its recipients, as %s.asc", unpacked.ImageKey)
 		}
-		return skip("the key does not travel in this installer")
+		return check.Skipped("the key does not travel in this installer")
 	}
 	switch {
 	case !info.Mode().IsRegular():
-		return fail("%s is not a regular file", unpacked.ImageKey)
+		return check.Failed("%s is not a regular file", unpacked.ImageKey)
 	case info.Size() < 16:
-		return fail("%s has %d bytes, too few for a key", unpacked.ImageKey, info.Size())
+		return check.Failed("%s has %d bytes, too few for a key", unpacked.ImageKey, info.Size())
 	case info.Mode().Perm()&0o077 != 0:
-		return fail("%s has mode %04o", unpacked.ImageKey, info.Mode().Perm())
+		return check.Failed("%s has mode %04o", unpacked.ImageKey, info.Mode().Perm())
 	}
-	return pass("mode %04o; it opens the shipped image, which is not secret", info.Mode().Perm())
+	return check.Passed("mode %04o; it opens the shipped image, which is not secret", info.Mode().Perm())
 }
 
 // sealed returns the partitions with content of the build in them.
@@ -59,16 +60,16 @@ func sealed(d manifest.Disk) []manifest.Partition {
 	return out
 }
 
-func encryptedOnes(_ context.Context, env *Env) Verdict {
+func encryptedOnes(_ context.Context, env *Env) check.Verdict {
 	image, d, err := env.disk()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings, encrypted []string
 	for _, p := range sealed(d) {
 		var start [6]byte
 		if _, err := image.ReadAt(start[:], p.Start); err != nil {
-			return broken(err)
+			return check.Broken(err)
 		}
 		is := header.IsLUKS(start[:])
 		if is != p.Encrypted {
@@ -78,13 +79,13 @@ func encryptedOnes(_ context.Context, env *Env) Verdict {
 			encrypted = append(encrypted, p.Label)
 		}
 	}
-	return judge(findings, "encrypted: %s", strings.Join(encrypted, ", "))
+	return check.Judge(findings, "encrypted: %s", strings.Join(encrypted, ", "))
 }
 
-func headers(_ context.Context, env *Env) Verdict {
+func headers(_ context.Context, env *Env) check.Verdict {
 	image, d, err := env.disk()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings, seen []string
 	for _, p := range sealed(d) {
@@ -104,9 +105,9 @@ func headers(_ context.Context, env *Env) Verdict {
 		}
 	}
 	if len(findings) == 0 && len(seen) == 0 {
-		return skip("this image has no encrypted volume")
+		return check.Skipped("this image has no encrypted volume")
 	}
-	return judge(findings, "%s", strings.Join(seen, ", "))
+	return check.Judge(findings, "%s", strings.Join(seen, ", "))
 }
 
 // shipped returns everything that the header of a shipped volume must not have:

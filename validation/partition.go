@@ -8,31 +8,32 @@ import (
 
 	"cc-base/installer/write"
 	"cc-base/tasks/layout"
+	"cc-base/validation/check"
 )
 
-func partitionChecks() []Check {
+func (e *Env) partitionChecks() []check.Check {
 	const again = "build the image again"
-	return []Check{
+	return []check.Check{
 		{ID: "partition.order", Title: "the partitions are the five of the design, in order and numbered from 1", Area: "partition",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: order},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(order)},
 		{ID: "partition.identity", Title: "disk and partitions have GUIDs that differ", Area: "partition",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: identity},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(identity)},
 		{ID: "partition.alignment", Title: "every partition begins and ends on a whole MiB", Area: "partition",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: alignment},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(alignment)},
 		{ID: "partition.read-only", Title: "sealed volumes are marked read-only in manifest and partition table, cc-dynamic is not", Area: "partition",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: readOnly},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(readOnly)},
 		{ID: "partition.content", Title: "every partition of the image holds what the manifest says", Area: "partition",
-			Where: []Where{Host, Artefact}, Tier: TierArtefact, Remedy: again, Func: content},
+			Where: []check.Where{check.Host, check.Artefact}, Tier: check.TierArtefact, Remedy: again, Func: e.on(content)},
 	}
 }
 
 // labels is the table of partitions (config/partition.conf).
 func labels() []string { return []string{"cc-esp", "cc-root", "cc-app", "cc-config", "cc-dynamic"} }
 
-func order(_ context.Context, env *Env) Verdict {
+func order(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var got, findings []string
 	for i, p := range m.Disk.Partitions {
@@ -44,13 +45,13 @@ func order(_ context.Context, env *Env) Verdict {
 	if !slices.Equal(got, labels()) {
 		findings = append(findings, "they are "+strings.Join(got, ", "))
 	}
-	return judge(findings, "%s", strings.Join(got, ", "))
+	return check.Judge(findings, "%s", strings.Join(got, ", "))
 }
 
-func identity(_ context.Context, env *Env) Verdict {
+func identity(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	const esp = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" // UEFI specification, 5.3.3
 	var findings []string
@@ -64,13 +65,13 @@ func identity(_ context.Context, env *Env) Verdict {
 			findings = append(findings, fmt.Sprintf("%s has type %s", p.Label, p.TypeGUID))
 		}
 	}
-	return judge(findings, "%d GUIDs", len(seen))
+	return check.Judge(findings, "%d GUIDs", len(seen))
 }
 
-func alignment(_ context.Context, env *Env) Verdict {
+func alignment(_ context.Context, env *Env) check.Verdict {
 	_, m, err := env.installer()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings []string
 	for _, p := range m.Disk.Partitions {
@@ -78,13 +79,13 @@ func alignment(_ context.Context, env *Env) Verdict {
 			findings = append(findings, fmt.Sprintf("%s is at %d with %d bytes", p.Label, p.Start, p.Size))
 		}
 	}
-	return judge(findings, "%d partitions", len(m.Disk.Partitions))
+	return check.Judge(findings, "%d partitions", len(m.Disk.Partitions))
 }
 
-func readOnly(_ context.Context, env *Env) Verdict {
+func readOnly(_ context.Context, env *Env) check.Verdict {
 	table, d, err := env.table()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings []string
 	for i, p := range d.Partitions {
@@ -102,13 +103,13 @@ func readOnly(_ context.Context, env *Env) Verdict {
 			findings = append(findings, fmt.Sprintf("%s: read-only is %v in the manifest, %v in the partition table", p.Label, p.ReadOnly, !p.ReadOnly))
 		}
 	}
-	return judge(findings, "%d partitions", len(d.Partitions))
+	return check.Judge(findings, "%d partitions", len(d.Partitions))
 }
 
-func content(ctx context.Context, env *Env) Verdict {
+func content(ctx context.Context, env *Env) check.Verdict {
 	image, d, err := env.disk()
 	if err != nil {
-		return broken(err)
+		return check.Broken(err)
 	}
 	var findings, good []string
 	for _, p := range sealed(d) {
@@ -118,5 +119,5 @@ func content(ctx context.Context, env *Env) Verdict {
 		}
 		good = append(good, p.Label)
 	}
-	return judge(findings, "%s", strings.Join(good, ", "))
+	return check.Judge(findings, "%s", strings.Join(good, ", "))
 }

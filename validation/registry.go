@@ -1,129 +1,27 @@
-// Package validation is the registry of checks: what is claimed about an
-// installer, a disk and a host, each claim with a function that tests it and
-// the remedy for a failure.
-//
-// A check has one of four verdicts. Skip means that the claim could not be
-// tested here and says why; it is never counted as a pass. Error means that
-// the test itself went wrong, which is no better than a failure.
+// Package validation is the registry of checks of an installer, a disk and a
+// host: what is claimed about them, each claim with a function that tests it.
 //
 //	env := &validation.Env{Root: os.DirFS("/"), Dir: "installer"}
-//	report := validation.Run(ctx, env, validation.All())
+//	report := check.Run(ctx, validation.All(env))
 //	os.Exit(map[bool]int{true: 1}[report.Failed()])
 //
-// The same registry is meant to run on the host, on artefacts of a build and,
-// inside the guest, in cc-guest: a check names the places where it can run and
-// reaches the outside world through [Env] alone.
+// The checks reach the outside world through [Env] alone.
 package validation
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
+
+	"cc-base/validation/check"
 )
-
-// Where is a place where a check can run.
-type Where string
-
-// The places.
-const (
-	Host     Where = "host"     // on the machine that will run the VM
-	Artefact Where = "artefact" // on the unpacked installer alone
-)
-
-// Tier is what kind of machine a verdict comes from; a claim about silicon is
-// not proven by a file.
-type Tier string
-
-// The tiers, weakest first.
-const (
-	TierArtefact Tier = "artefact" // files only
-	TierTCG      Tier = "tcg"      // an emulated machine
-	TierKVM      Tier = "kvm"      // a virtual machine
-	TierSilicon  Tier = "silicon"  // hardware that attests
-)
-
-// Status is the outcome of a check.
-type Status string
-
-// The outcomes.
-const (
-	Pass  Status = "pass"
-	Fail  Status = "fail"
-	Skip  Status = "skip"
-	Error Status = "error"
-)
-
-// Verdict is an outcome with what was found; a pass says what was looked at.
-type Verdict struct {
-	Status Status `json:"status"`
-	Detail string `json:"detail"`
-}
-
-// Check is one claim.
-type Check struct {
-	ID     string  // area and name: partition.order
-	Title  string  // the claim, as a sentence without a period
-	Area   string  // what test_0N_*.sh is about
-	Where  []Where // the places where it can run
-	Tier   Tier    // what a pass proves at most
-	Remedy string  // what to do when it fails
-	Func   func(ctx context.Context, env *Env) Verdict
-}
 
 // All returns every check in the order in which they are run: an area whose
 // files are damaged makes the findings of the later ones worthless.
-func All() []Check {
-	return slices.Concat(bundleChecks(), deviceChecks(), keysChecks(), appsChecks(), partitionChecks(), measurementsChecks())
+func All(env *Env) []check.Check {
+	return slices.Concat(env.bundleChecks(), env.deviceChecks(), env.keysChecks(), env.appsChecks(), env.partitionChecks(), env.measurementsChecks())
 }
 
-// Areas returns the areas of checks in their order.
-func Areas(checks []Check) []string {
-	var areas []string
-	for _, c := range checks {
-		if !slices.Contains(areas, c.Area) {
-			areas = append(areas, c.Area)
-		}
-	}
-	return areas
-}
-
-// Select returns the checks of the named areas or with the named IDs; no name
-// means all. An unknown name is an error: a misspelt check must not pass.
-func Select(checks []Check, names []string) ([]Check, error) {
-	if len(names) == 0 {
-		return checks, nil
-	}
-	wanted := map[int]bool{}
-	for _, name := range names {
-		found := false
-		for i, c := range checks {
-			if c.Area == name || c.ID == name {
-				wanted[i], found = true, true
-			}
-		}
-		if !found {
-			return nil, fmt.Errorf("no area or check is called %q; areas: %s", name, strings.Join(Areas(checks), ", "))
-		}
-	}
-	var out []Check
-	for i, c := range checks {
-		if wanted[i] {
-			out = append(out, c)
-		}
-	}
-	return out, nil
-}
-
-func pass(format string, args ...any) Verdict { return Verdict{Pass, fmt.Sprintf(format, args...)} }
-func fail(format string, args ...any) Verdict { return Verdict{Fail, fmt.Sprintf(format, args...)} }
-func skip(format string, args ...any) Verdict { return Verdict{Skip, fmt.Sprintf(format, args...)} }
-func broken(err error) Verdict                { return Verdict{Error, err.Error()} }
-
-// judge is a failure with all findings, or a pass.
-func judge(findings []string, format string, args ...any) Verdict {
-	if len(findings) > 0 {
-		return Verdict{Fail, strings.Join(findings, "; ")}
-	}
-	return pass(format, args...)
+// on makes a check's function of one that works on the outside world.
+func (e *Env) on(f func(context.Context, *Env) check.Verdict) func(context.Context) check.Verdict {
+	return func(ctx context.Context) check.Verdict { return f(ctx, e) }
 }

@@ -24,6 +24,7 @@ import (
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/tee/ovmf/ovmftest"
 	"cc-base/validation"
+	"cc-base/validation/check"
 )
 
 // host has one free disk of 100 GiB.
@@ -66,7 +67,7 @@ func keepRows(f *installertest.Folder) {
 }
 
 // run writes the folder, lets after change it on disk, and runs every check.
-func run(t *testing.T, root fs.FS, f *installertest.Folder, after func(dir string)) validation.Report {
+func run(t *testing.T, root fs.FS, f *installertest.Folder, after func(dir string)) check.Report {
 	t.Helper()
 	dir := t.TempDir()
 	if err := f.Write(dir); err != nil {
@@ -77,14 +78,14 @@ func run(t *testing.T, root fs.FS, f *installertest.Folder, after func(dir strin
 	}
 	env := &validation.Env{Root: root, Dir: dir}
 	defer env.Close()
-	return validation.Run(t.Context(), env, validation.All())
+	return check.Run(t.Context(), validation.All(env))
 }
 
 func TestAWholeInstallerPassesEveryCheck(t *testing.T) {
 	t.Parallel()
 	report := run(t, host(), folder(), nil)
 	for _, r := range report.Results {
-		if r.Status != validation.Pass {
+		if r.Status != check.Pass {
 			t.Errorf("%s: %s: %s", r.ID, r.Status, r.Detail)
 		}
 	}
@@ -103,7 +104,7 @@ func overwrite(dir, name string) {
 type mutant struct {
 	name   string
 	id     string
-	status validation.Status
+	status check.Status
 	change func(f *installertest.Folder)
 	after  func(dir string)
 	root   fs.FS
@@ -111,15 +112,15 @@ type mutant struct {
 
 func mutants() []mutant {
 	fails := func(id, name string, change func(f *installertest.Folder)) mutant {
-		return mutant{name: name, id: id, status: validation.Fail, change: change}
+		return mutant{name: name, id: id, status: check.Fail, change: change}
 	}
 	// What the manifest itself rules out stops every check that reads it: an
 	// error, which fails the run like a failed check.
 	malformed := func(id, name string, change func(f *installertest.Folder)) mutant {
-		return mutant{name: name, id: id, status: validation.Error, change: change}
+		return mutant{name: name, id: id, status: check.Error, change: change}
 	}
 	onDisk := func(id, name string, after func(dir string)) mutant {
-		return mutant{name: name, id: id, status: validation.Fail, after: after}
+		return mutant{name: name, id: id, status: check.Fail, after: after}
 	}
 	luks := func(name, old, new string) mutant {
 		return fails("keys.headers", name, func(f *installertest.Folder) {
@@ -135,13 +136,13 @@ func mutants() []mutant {
 		fails("bundle.manifest", "a file of another digest", func(f *installertest.Folder) {
 			f.Manifest.Files = []manifest.File{{Path: "image.key", Size: 32, SHA256: strings.Repeat("0", 64)}}
 		}),
-		{name: "every disk taken", id: "device.target", status: validation.Skip, root: host().Mount("8:0", "/", "ext4", "/dev/sda")},
+		{name: "every disk taken", id: "device.target", status: check.Skip, root: host().Mount("8:0", "/", "ext4", "/dev/sda")},
 		fails("device.table", "a partition that moved", func(f *installertest.Folder) { f.Table.Entries[4].Start += 1 << 20; f.Table.Entries[4].Size -= 1 << 20 }),
 		fails("device.table", "another disk GUID", func(f *installertest.Folder) { f.Table.GUID = f.Table.Entries[3].GUID }),
 		fails("device.stretch", "content in the last partition", func(f *installertest.Folder) { f.Partition("cc-dynamic").ContentSize = 4096; f.Digest() }),
-		{name: "a key that everybody reads", id: "keys.image-key", status: validation.Fail, change: func(f *installertest.Folder) { f.Modes["image.key"] = 0o644 }},
+		{name: "a key that everybody reads", id: "keys.image-key", status: check.Fail, change: func(f *installertest.Folder) { f.Modes["image.key"] = 0o644 }},
 		fails("keys.image-key", "an empty key", func(f *installertest.Folder) { f.Files["image.key"] = nil }),
-		{name: "no key", id: "keys.image-key", status: validation.Skip, change: func(f *installertest.Folder) { delete(f.Files, "image.key") }},
+		{name: "no key", id: "keys.image-key", status: check.Skip, change: func(f *installertest.Folder) { delete(f.Files, "image.key") }},
 		fails("keys.encrypted", "a plain volume that claims to be encrypted", func(f *installertest.Folder) {
 			at := f.Partition("cc-root").Start
 			clear(f.Disk.Bytes[at : at+4096])
@@ -212,7 +213,7 @@ func mutants() []mutant {
 		fails("measurements.computed", "no document", func(f *installertest.Folder) {
 			f.Files[measurements.File], f.Files[measurements.RVPSFile] = []byte("{}"), []byte("{}")
 		}),
-		{name: "no reference values", id: "measurements.computed", status: validation.Error, after: func(dir string) { _ = os.Remove(filepath.Join(dir, measurements.RVPSFile)) }},
+		{name: "no reference values", id: "measurements.computed", status: check.Error, after: func(dir string) { _ = os.Remove(filepath.Join(dir, measurements.RVPSFile)) }},
 		fails("partition.content", "a flipped bit", func(f *installertest.Folder) { f.Disk.Bytes[f.Partition("cc-config").Start+100] ^= 1 }),
 	}
 }
@@ -233,16 +234,16 @@ func TestEveryMutantIsFound(t *testing.T) {
 				root = host()
 			}
 			report := run(t, root, f, m.after)
-			i := slices.IndexFunc(report.Results, func(r validation.Result) bool { return r.ID == m.id })
+			i := slices.IndexFunc(report.Results, func(r check.Result) bool { return r.ID == m.id })
 			if got := report.Results[i]; got.Status != m.status {
 				t.Errorf("got %s (%s), want %s", got.Status, got.Detail, m.status)
 			}
-			if (m.status == validation.Fail || m.status == validation.Error) && !report.Failed() {
+			if (m.status == check.Fail || m.status == check.Error) && !report.Failed() {
 				t.Error("the report says that nothing failed")
 			}
 		})
 	}
-	for _, c := range validation.All() {
+	for _, c := range validation.All(&validation.Env{}) {
 		if !found[c.ID] {
 			t.Errorf("%s has no mutant", c.ID)
 		}
@@ -256,8 +257,8 @@ func TestNothingPassesWithoutAnInstaller(t *testing.T) {
 	t.Parallel()
 	env := &validation.Env{Root: host(), Dir: t.TempDir()}
 	defer env.Close()
-	report := validation.Run(t.Context(), env, validation.All())
-	if report.Counts[validation.Pass]+report.Counts[validation.Skip] > 0 || !report.Failed() {
+	report := check.Run(t.Context(), validation.All(env))
+	if report.Counts[check.Pass]+report.Counts[check.Skip] > 0 || !report.Failed() {
 		t.Errorf("counts %v", report.Counts)
 	}
 }
@@ -265,7 +266,7 @@ func TestNothingPassesWithoutAnInstaller(t *testing.T) {
 func TestSelect(t *testing.T) {
 	t.Parallel()
 	ids := func(names ...string) []string {
-		checks, err := validation.Select(validation.All(), names)
+		checks, err := check.Select(validation.All(&validation.Env{}), names)
 		if err != nil {
 			return []string{"error"}
 		}
@@ -281,7 +282,7 @@ func TestSelect(t *testing.T) {
 	if got := ids("keys", "keys.headers"); len(got) != 3 {
 		t.Errorf("got %v", got)
 	}
-	if got := ids(); len(got) != len(validation.All()) {
+	if got := ids(); len(got) != len(validation.All(&validation.Env{})) {
 		t.Errorf("got %v", got)
 	}
 	if got := ids("key"); got[0] != "error" {
@@ -315,7 +316,7 @@ func TestOutputs(t *testing.T) {
 			t.Errorf("%q is not in:\n%s", want.text, want.in)
 		}
 	}
-	if (validation.Report{}).Failed() == false {
+	if (check.Report{}).Failed() == false {
 		t.Error("an empty report passes")
 	}
 }
@@ -334,7 +335,7 @@ func TestTheScriptsNameAreas(t *testing.T) {
 		}
 		_, rest, ok := strings.Cut(string(raw), "\ncc_check ")
 		area, _, _ := strings.Cut(rest, " ")
-		if !ok || !slices.Contains(validation.Areas(validation.All()), area) || strings.Count(string(raw), "\n") > 15 {
+		if !ok || !slices.Contains(check.Areas(validation.All(&validation.Env{})), area) || strings.Count(string(raw), "\n") > 15 {
 			t.Errorf("%s: area %q", script, area)
 		}
 	}

@@ -1,4 +1,4 @@
-package validation
+package check
 
 import (
 	"context"
@@ -26,12 +26,12 @@ type Report struct {
 
 // Run runs the checks one after the other. A cancelled context makes the rest
 // errors, not skips.
-func Run(ctx context.Context, env *Env, checks []Check) Report {
+func Run(ctx context.Context, checks []Check) Report {
 	r := Report{Results: []Result{}, Counts: map[Status]int{}}
 	for _, c := range checks {
-		v := broken(errors.New("interrupted"))
+		v := Broken(errors.New("interrupted"))
 		if ctx.Err() == nil {
-			v = c.Func(ctx, env)
+			v = c.Func(ctx)
 		}
 		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Verdict: v}
 		if v.Status == Fail || v.Status == Error {
