@@ -6,6 +6,7 @@
 //	cc-guest mounts   initrd: mounts what the booted system needs
 //	cc-guest ready    checks the booted system and says so on the console
 //	cc-guest readall  reads every byte of every volume (test images)
+//	cc-guest watch    keeps looking whether the system is still as it was then
 //	cc-guest refuse   stands in for the emergency shell
 //
 // One that fails prints one line on the console,
@@ -73,7 +74,8 @@ func unitVerbs() map[string]unitVerb {
 		"unlock":  {run: unlockVolumes, bound: unlockBound, initrd: true},
 		"mounts":  {run: mountVolumes, bound: bound, initrd: true},
 		"ready":   {run: sayReady, bound: bound},
-		"readall": {run: readAll}, // takes as long as the disks are large
+		"readall": {run: readAll},     // takes as long as the disks are large
+		"watch":   {run: watchSystem}, // until it powers off
 		"refuse":  {run: refuse, bound: bound},
 	}
 }
@@ -127,7 +129,7 @@ func (v unitVerb) start() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|refuse|serve\n"+
+	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|watch|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
 		"       cc-guest attest --nonce HEX [--json]")
 	os.Exit(fault.ExitUsage)
@@ -228,27 +230,43 @@ func readParams() (cmdline.Params, error) {
 }
 
 func sayReady(ctx context.Context) error {
-	params, err := readParams()
+	check, err := readyCheck()
 	if err != nil {
 		return err
 	}
-	s, err := readSettings()
-	if err != nil {
+	if err := check(ctx); err != nil {
 		return err
-	}
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return fault.New(fault.GuestVerity, err)
-	}
-	c := ready.Checker{Params: params, Settings: s, Sys: os.DirFS("/sys"), Runner: tools{}, MountInfo: string(info)}
-	if err := c.Check(ctx); err != nil {
-		return fault.New(fault.GuestVerity, err)
 	}
 	state, err := keystate.Read(keystate.Dir)
 	if err != nil {
 		return fault.New(fault.GuestBoot, err)
 	}
 	return console(strings.Join(append(state.Lines(), ready.Line), "\n") + "\n")
+}
+
+// readyCheck returns what has to hold for the system to be ready, and then for
+// as long as it runs.
+func readyCheck() (func(context.Context) error, error) {
+	params, err := readParams()
+	if err != nil {
+		return nil, err
+	}
+	s, err := readSettings()
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		// Those of the first process: a unit of ours has mounts of its own.
+		info, err := os.ReadFile("/proc/1/mountinfo")
+		if err != nil {
+			return fault.New(fault.GuestVerity, err)
+		}
+		c := ready.Checker{Params: params, Settings: s, Sys: os.DirFS("/sys"), Runner: tools{}, MountInfo: string(info)}
+		if err := c.Check(ctx); err != nil {
+			return fault.New(fault.GuestVerity, err)
+		}
+		return nil
+	}, nil
 }
 
 func readAll(context.Context) error {
@@ -261,8 +279,4 @@ func readAll(context.Context) error {
 		return fault.New(fault.GuestVerity, err)
 	}
 	return console(fmt.Sprintf("cc-base: readall: %d bytes match their hashes\n", n))
-}
-
-func refuse(context.Context) error {
-	return fault.Newf(fault.GuestBoot, "the boot failed; there is no emergency shell")
 }

@@ -67,6 +67,7 @@ const (
 	ReleaseMessage  Code = "CC0826"
 	SiteOther       Code = "CC0827"
 	SiteInvalid     Code = "CC0828"
+	GuestMonitor    Code = "CC0829"
 
 	HeaderUnreadable  Code = "CC0901"
 	HeaderCipher      Code = "CC0902"
@@ -297,6 +298,9 @@ func Meanings() []Meaning {
 		{SiteInvalid, ExitFailed, "site.conf cannot be used",
 			"it is malformed or too long, has an unknown key, or a value outside its range; all problems are listed by line and column",
 			"correct the lines named; docs/site.md lists the keys"},
+		{GuestMonitor, ExitFailed, "the running guest is no longer what called itself ready",
+			"a mount or a verified volume is not as it was at the end of the boot, the writable file system has found itself damaged, or the program that looks after this was ended or does not answer",
+			"start the VM again; if it stays, the disk was changed or is failing, or something in the VM works against cc-base"},
 		{HeaderUnreadable, ExitFailed, "the volume's header cannot be read",
 			"neither copy of the LUKS2 header is whole: magic, version, size, checksum or JSON is wrong",
 			"the disk was damaged or changed; install again"},

@@ -26,7 +26,7 @@ const (
 
 func main() {
 	verbs := map[string]func(args []string) error{
-		"wait": wait, "erofs": erofs, "write": write, "read": read, "speed": speed, "count": count, "watch": watch,
+		"wait": wait, "erofs": erofs, "write": write, "read": read, "speed": speed, "count": count, "watch": watch, "after": after,
 	}
 	verb, ok := verbs[os.Args[1]]
 	err := errors.New("no such verb")
@@ -240,16 +240,7 @@ func watch([]string) error {
 		return err
 	}
 	secrets := bytes.Fields(text)
-	// The booted system's systemd stops what it has no unit for; /run stays.
-	const unit = "systemd/system/watch.service"
-	definition, err := os.ReadFile("/usr/lib/" + unit)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll("/run/systemd/system", 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile("/run/"+unit, definition, 0o644); err != nil {
+	if err := outlive("watch.service"); err != nil {
 		return err
 	}
 	proc, err := os.OpenRoot("/proc")
@@ -290,6 +281,90 @@ func watch([]string) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// outlive keeps the probe's unit for the booted system, whose systemd stops what
+// it has no unit for; /run stays.
+func outlive(unit string) error {
+	definition, err := os.ReadFile("/usr/lib/systemd/system/" + unit)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/run/systemd/system", 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile("/run/systemd/system/"+unit, definition, 0o644)
+}
+
+// after waits until the system is ready and does what args say: send a signal to
+// the monitor, read a device past every cache, or shut down.
+func after(args []string) error {
+	if err := outlive("after.service"); err != nil {
+		return err
+	}
+	proc, err := os.OpenRoot("/proc")
+	if err != nil {
+		return err
+	}
+	run, err := os.OpenRoot("/run")
+	if err != nil {
+		return err
+	}
+	say("waiting")
+	// systemd keeps this link for a unit that is active (unit.c,
+	// unit_export_invocation_id), but makes it as it starts the unit.
+	for {
+		if _, err := run.Lstat("systemd/units/invocation:cc-ready.service"); err == nil {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	time.Sleep(15 * time.Second)
+	switch args[0] {
+	case "signal":
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		pid, err := monitor(proc.FS())
+		if err != nil {
+			return err
+		}
+		say("signal %d to the monitor", n)
+		return unix.Kill(pid, unix.Signal(n))
+	case "read":
+		f, err := devices.Open(args[1])
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		say("now")
+		time.Sleep(10 * time.Second) // in which the host may change the disk
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			return err
+		}
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, make([]byte, 1<<20))
+		say("read %d bytes: %v", n, err)
+		return nil
+	case "poweroff":
+		// systemd(1), SIGNALS: poweroff.target is started.
+		return unix.Kill(1, unix.Signal(34+4))
+	}
+	return errors.New("no such thing")
+}
+
+// monitor returns the process of cc-guest's verb watch.
+func monitor(proc fs.FS) (int, error) {
+	processes, err := fs.Glob(proc, "[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range processes {
+		if line, err := fs.ReadFile(proc, p); err == nil && string(line) == "/usr/lib/cc/cc-guest\x00watch\x00" {
+			return strconv.Atoi(filepath.Dir(p))
+		}
+	}
+	return 0, errors.New("there is no monitor")
 }
 
 func look(secrets [][]byte, system fs.FS, file string) {
