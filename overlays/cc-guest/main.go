@@ -7,6 +7,7 @@
 //	cc-guest ready    checks the booted system and says so on the console
 //	cc-guest readall  reads every byte of every volume (test images)
 //	cc-guest watch    keeps looking whether the system is still as it was then
+//	cc-guest gone     stands in for that when it has ended
 //	cc-guest refuse   stands in for the emergency shell
 //
 // One that fails prints one line on the console,
@@ -76,6 +77,7 @@ func unitVerbs() map[string]unitVerb {
 		"ready":   {run: sayReady, bound: bound},
 		"readall": {run: readAll},     // takes as long as the disks are large
 		"watch":   {run: watchSystem}, // until it powers off
+		"gone":    {run: gone, bound: bound},
 		"refuse":  {run: refuse, bound: bound},
 	}
 }
@@ -129,7 +131,7 @@ func (v unitVerb) start() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|watch|refuse|serve\n"+
+	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|watch|gone|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
 		"       cc-guest attest --nonce HEX [--json]")
 	os.Exit(fault.ExitUsage)
@@ -279,4 +281,8 @@ func readAll(context.Context) error {
 		return fault.New(fault.GuestVerity, err)
 	}
 	return console(fmt.Sprintf("cc-base: readall: %d bytes match their hashes\n", n))
+}
+
+func refuse(context.Context) error {
+	return fault.Newf(fault.GuestBoot, "the boot failed; there is no emergency shell")
 }

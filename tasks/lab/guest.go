@@ -15,10 +15,12 @@ import (
 // Guest is one boot to be made. Paths are this process's, unless they say
 // otherwise, and absolute.
 type Guest struct {
-	Disk       string // raw or, with the ending .qcow2, qcow2; empty for a guest without one
-	Persistent bool   // the guest's writes stay on Disk
-	Key        string // file with the image key
+	Disk       string    // raw or, with the ending .qcow2, qcow2; empty for a guest without one
+	Persistent bool      // the guest's writes stay on Disk
+	Before     []vm.Disk // other disks, which the machine has in front of Disk
+	Key        string    // file with the image key
 	OEMStrings []string
+	FWCfg      []vm.FWCfg // beside the key
 
 	// Dir, from [ShortDir], holds what a machine keeps while it is off: TPM and
 	// EFI variables. Guests with the same Dir are one machine that is switched
@@ -75,11 +77,13 @@ func (g Guest) Machine(t testing.TB, tools toolbox.Tree) *vm.Machine {
 		Firmware: vm.Firmware{Code: code, Vars: g.Vars}, SecureBoot: g.SecureBoot, BIOS: g.BIOS, PCRBanks: g.PCRBanks,
 		Kernel: g.Kernel, Initrd: g.Initrd, Append: g.Append, Ports: g.Ports,
 	}
+	m.Disks = append(m.Disks, g.Before...)
 	if g.Disk != "" {
-		m.Disks = []vm.Disk{{Path: g.Disk, Format: strings.TrimPrefix(filepath.Ext(g.Disk), "."), Persistent: g.Persistent}}
+		m.Disks = append(m.Disks, vm.Disk{Path: g.Disk, Format: strings.TrimPrefix(filepath.Ext(g.Disk), "."), Persistent: g.Persistent})
 	}
+	m.FWCfg = append(m.FWCfg, g.FWCfg...)
 	if g.Key != "" {
-		m.FWCfg = []vm.FWCfg{{Name: vm.EnrollKey, Path: g.Key}}
+		m.FWCfg = append(m.FWCfg, vm.FWCfg{Name: vm.EnrollKey, Path: g.Key})
 	}
 	return m
 }

@@ -347,6 +347,7 @@ func after(args []string) error {
 		say("read %d bytes: %v", n, err)
 		return nil
 	case "poweroff":
+		time.Sleep(15 * time.Second) // somebody may still be asking
 		// systemd(1), SIGNALS: poweroff.target is started.
 		return unix.Kill(1, unix.Signal(34+4))
 	}
