@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 
 	"github.com/magefile/mage/mg"
 
@@ -32,6 +33,15 @@ func (TPM) Pcrs(ctx context.Context, json, secureboot *bool, disk, socket, name 
 		p.Guest = &g
 	}
 	return with(func(o build.Options) error { return build.ShowPCRs(ctx, o, p, os.Stdout) })
+}
+
+// Validate checks the installer, this machine and the built image, booted for it: -name=NAME an installed VM instead, -noBoot no VM, -format=json|junit|tap, -areas=A,B.
+func Validate(ctx context.Context, name, format, areas *string, noBoot *bool) error {
+	v := build.Validation{Name: text(name), Format: text(format), NoBoot: set(noBoot)}
+	if list := text(areas); list != "" {
+		v.Areas = strings.Split(list, ",")
+	}
+	return with(func(o build.Options) error { return build.Validate(ctx, o, v, os.Stdout) })
 }
 
 func guest(socket, name *string) build.Guest {
