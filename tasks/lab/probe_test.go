@@ -123,7 +123,7 @@ func TestWhatWasKeptOutlivesPowerCuts(t *testing.T) {
 	m := install(t)
 	m.probing(t, "count "+writable)
 	kept := 0
-	for n := range 4 {
+	for n := range 10 {
 		g := m.guest
 		if n == 0 {
 			g = m.first()

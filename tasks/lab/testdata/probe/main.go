@@ -346,12 +346,64 @@ func after(args []string) error {
 		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, make([]byte, 1<<20))
 		say("read %d bytes: %v", n, err)
 		return nil
+	case "write":
+		return inside(proc, args[1:])
 	case "poweroff":
 		time.Sleep(15 * time.Second) // somebody may still be asking
 		// systemd(1), SIGNALS: poweroff.target is started.
 		return unix.Kill(1, unix.Signal(34+4))
 	}
 	return errors.New("no such thing")
+}
+
+// inside tries, in the booted system, to write into each folder: a file that may
+// be there from an earlier boot, and then as much as the folder takes, which is
+// removed again.
+func inside(proc *os.Root, folders []string) error {
+	dir, err := proc.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	root, err := unix.Openat(int(dir.Fd()), "1/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(unix.Fchdir(root), unix.Chroot(".")); err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		sentinel := filepath.Join(folder, "sentinel")
+		_, err := os.Lstat(sentinel)
+		had := err == nil
+		if err := os.WriteFile(sentinel, []byte("kept\n"), 0o600); err != nil {
+			say("%s: had %v, %v", folder, had, errors.Unwrap(err))
+			continue
+		}
+		unix.Sync()
+		n, err := fill(filepath.Join(folder, "filler"))
+		say("%s: had %v, took %d MiB: %v", folder, had, n>>20, errors.Unwrap(err))
+	}
+	say("all written")
+	return nil
+}
+
+// fill writes a file until it is refused, a GiB at most, and removes it.
+func fill(name string) (int64, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(name)
+	defer f.Close()
+	n, part := int64(0), make([]byte, 1<<20)
+	for n < 1<<30 {
+		if _, err := f.Write(part); err != nil {
+			return n, err
+		}
+		n += int64(len(part))
+	}
+	return n, fmt.Errorf("it takes no end: %w", errors.ErrUnsupported)
 }
 
 // monitor returns the process of cc-guest's verb watch.
