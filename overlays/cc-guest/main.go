@@ -4,6 +4,7 @@
 //
 //	cc-guest unlock   initrd: opens the volumes that the command line names
 //	cc-guest mounts   initrd: mounts what the booted system needs
+//	cc-guest place    loads the firewall and applies the settings of the place
 //	cc-guest ready    checks the booted system and says so on the console
 //	cc-guest readall  reads every byte of every volume (test images)
 //	cc-guest watch    keeps looking whether the system is still as it was then
@@ -74,6 +75,7 @@ func unitVerbs() map[string]unitVerb {
 	return map[string]unitVerb{
 		"unlock":  {run: unlockVolumes, bound: unlockBound, initrd: true},
 		"mounts":  {run: mountVolumes, bound: bound, initrd: true},
+		"place":   {run: applyPlace, bound: bound},
 		"ready":   {run: sayReady, bound: bound},
 		"readall": {run: readAll},     // takes as long as the disks are large
 		"watch":   {run: watchSystem}, // until it powers off
@@ -131,7 +133,7 @@ func (v unitVerb) start() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|ready|readall|watch|gone|refuse|serve\n"+
+	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|place|ready|readall|watch|gone|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
 		"       cc-guest attest --nonce HEX [--json]")
 	os.Exit(fault.ExitUsage)

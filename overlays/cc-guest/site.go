@@ -95,8 +95,11 @@ func (p place) read() ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, site.MaxSize+1))
 }
 
-func (p place) write(text []byte) error {
-	dir := filepath.Dir(p.file)
+func (p place) write(text []byte) error { return writeShared(p.file, string(text)) }
+
+// writeShared writes a file that everybody may read, and its folder.
+func writeShared(file, text string) error {
+	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -105,5 +108,5 @@ func (p place) write(text []byte) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	return atomicfile.Write(p.file, 0o644, text)
+	return atomicfile.Write(file, 0o644, []byte(text))
 }

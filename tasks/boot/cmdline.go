@@ -28,13 +28,15 @@ func CommandLine(volumes []Sealed, profile string, lockdown, panicOnOops bool) s
 		"root=/dev/mapper/cc-root", "rootfstype=erofs", "ro",
 		// The host's serial port; quiet, because what the kernel prints there
 		// the host can read.
-		"console=ttyS0", "loglevel=4",
+		"console=ttyS0", "loglevel=4", "printk.console_no_auto_verbose=1",
 		// In doubt stop: no shell, no second try.
 		"panic=1", "rd.shell=0", "rd.emergency=poweroff",
 		// Nothing that the host offers is taken: no credentials, no partition
 		// by type, no verity or LUKS volume but those that cc-guest opens.
 		"systemd.import_credentials=no", "systemd.gpt_auto=0", "rd.systemd.gpt_auto=0",
 		"systemd.verity=no",
+		// Every process is audited from the first, not from auditd's start.
+		"audit=1", "audit_backlog_limit=8192",
 		// The console belongs to the few lines that people wait for.
 		"systemd.show_status=error",
 		// Under emulation on a loaded machine the kernel's timer check can
@@ -45,7 +47,9 @@ func CommandLine(volumes []Sealed, profile string, lockdown, panicOnOops bool) s
 		words = append(words, "oops=panic")
 	}
 	if lockdown {
-		words = append(words, "lockdown=integrity")
+		// Each alone would do for modules; the second holds where a kernel is
+		// built without the first.
+		words = append(words, "lockdown=integrity", "module.sig_enforce=1")
 	}
 	return strings.Join(words, " ")
 }

@@ -68,6 +68,7 @@ const (
 	SiteOther       Code = "CC0827"
 	SiteInvalid     Code = "CC0828"
 	GuestMonitor    Code = "CC0829"
+	GuestFirewall   Code = "CC0830"
 
 	HeaderUnreadable  Code = "CC0901"
 	HeaderCipher      Code = "CC0902"
@@ -301,6 +302,9 @@ func Meanings() []Meaning {
 		{GuestMonitor, ExitFailed, "the running guest is no longer what called itself ready",
 			"a mount or a verified volume is not as it was at the end of the boot, the writable file system has found itself damaged, or the program that looks after this was ended or does not answer",
 			"start the VM again; if it stays, the disk was changed or is failing, or something in the VM works against cc-base"},
+		{GuestFirewall, ExitFailed, "the guest could not load its firewall",
+			"the kernel or nft refused the rules; a guest without them does not go on booting",
+			"build the image again with a kernel that has nf_tables; the journal of a debug image shows nft's message"},
 		{HeaderUnreadable, ExitFailed, "the volume's header cannot be read",
 			"neither copy of the LUKS2 header is whole: magic, version, size, checksum or JSON is wrong",
 			"the disk was damaged or changed; install again"},

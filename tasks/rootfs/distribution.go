@@ -30,7 +30,8 @@ func distributions() []Distribution {
 	base := []string{
 		"systemd", "systemd-sysv", "udev", "kmod", "dbus", // init and devices
 		"dracut", "dracut-core", "cryptsetup-bin", // initrd and volumes
-		"nftables", "iproute2", "systemd-resolved", "libtss2-esys-3.0.2-0t64", "libtss2-rc0t64", "libtss2-tcti-device0t64",
+		"nftables", "iproute2", "systemd-resolved", "systemd-timesyncd", "auditd", // network, time, audit
+		"libtss2-esys-3.0.2-0t64", "libtss2-rc0t64", "libtss2-tcti-device0t64",
 	}
 	return []Distribution{
 		{

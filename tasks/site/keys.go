@@ -51,6 +51,15 @@ func keys() []key {
 			func(s Site) string { return join(s.Firewall, Rule.String) },
 		},
 		{
+			"FIREWALL_ALLOW_OUT", "ports that the guest may connect to, beside name service, time and https; a network is where to",
+			fmt.Sprintf("at most %d of tcp/PORT, udp/PORT, each also with @NETWORK such as tcp/443@192.0.2.0/24", maxRules),
+			func(s *Site, v string) (err error) {
+				s.FirewallOut, err = list(v, maxRules, parseRule)
+				return err
+			},
+			func(s Site) string { return join(s.FirewallOut, Rule.String) },
+		},
+		{
 			"OPERATOR_KEY", "whose orders the running guest follows; keys are released by the holder of the image's OPERATOR_KEY alone",
 			"ed25519: and 32 bytes in base64, as `cc-install release --new-key` prints it",
 			func(s *Site, v string) error {
@@ -150,11 +159,11 @@ func server(v string) (string, error) {
 	return v, nil
 }
 
-// Rule lets others connect to a port.
+// Rule permits connections to a port.
 type Rule struct {
 	Protocol string       // tcp or udp
 	Port     uint16       // above 0
-	From     netip.Prefix // from where; the zero value is anywhere
+	From     netip.Prefix // where the other end is; the zero value is anywhere
 }
 
 // String returns the rule as it is written in the file.

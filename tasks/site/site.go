@@ -38,6 +38,7 @@ type Site struct {
 	Hostname    string   // a label: the guest's name in this place
 	VerifierURL string   // https; where the guest sends its evidence
 	Firewall    []Rule   // what may be connected to from outside
+	FirewallOut []Rule   // what the guest may connect to, beside name service, time and https; From is where to
 	OperatorKey string   // ed25519: and base64; who may give the running guest orders
 	NTPServers  []string // names or addresses
 }

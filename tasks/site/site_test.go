@@ -30,6 +30,7 @@ const full = `# a comment
 HOSTNAME="node-7"
 VERIFIER_URL="https://verifier.example.org:8443/v1"
 FIREWALL_ALLOW="tcp/443 udp/51820@192.0.2.0/24 tcp/22@2001:db8::/32"
+FIREWALL_ALLOW_OUT="tcp/5432@198.51.100.0/24"
 OPERATOR_KEY='ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY='
 NTP_SERVERS="ntp.example.org 192.0.2.1 2001:db8::1"
 `
@@ -50,6 +51,7 @@ func TestParse(t *testing.T) {
 	want := Site{
 		Hostname: "node-7", VerifierURL: "https://verifier.example.org:8443/v1",
 		Firewall:    []Rule{{"tcp", 443, netip.Prefix{}}, {"udp", 51820, netip.MustParsePrefix("192.0.2.0/24")}, {"tcp", 22, netip.MustParsePrefix("2001:db8::/32")}},
+		FirewallOut: []Rule{{"tcp", 5432, netip.MustParsePrefix("198.51.100.0/24")}},
 		OperatorKey: "ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 		NTPServers:  []string{"ntp.example.org", "192.0.2.1", "2001:db8::1"},
 	}
@@ -57,6 +59,7 @@ func TestParse(t *testing.T) {
 	const canonical = `HOSTNAME="node-7"
 VERIFIER_URL="https://verifier.example.org:8443/v1"
 FIREWALL_ALLOW="tcp/443 udp/51820@192.0.2.0/24 tcp/22@2001:db8::/32"
+FIREWALL_ALLOW_OUT="tcp/5432@198.51.100.0/24"
 OPERATOR_KEY="ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 NTP_SERVERS="ntp.example.org 192.0.2.1 2001:db8::1"
 `
