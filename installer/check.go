@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"cc-base/installer/unpacked"
@@ -12,12 +13,20 @@ import (
 	"cc-base/tasks/fault"
 	"cc-base/validation"
 	"cc-base/validation/check"
+	guestchecks "cc-base/validation/guest"
 )
 
-// check runs the checks of the named areas, or all of them.
+// check runs the checks of the named areas, or all of them. With --live the
+// guest that runs is asked as well.
 func (a *app) check(ctx context.Context, areas []string, o options) error {
-	if o.json && o.tap {
-		return fault.Newf(fault.Usage, "--json and --tap are two formats")
+	formats := 0
+	for _, asked := range []bool{o.json, o.tap, o.junit} {
+		if asked {
+			formats++
+		}
+	}
+	if formats > 1 {
+		return fault.Newf(fault.Usage, "--json, --tap and --junit are several formats")
 	}
 	env := &validation.Env{Root: a.root, Dir: o.dir}
 	defer env.Close()
@@ -27,16 +36,40 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 		// host is the doctor's.
 		all = append(all, hostChecks(func(ctx context.Context) facts.Facts { return facts.Gather(ctx, a.world()) }, imageOptions(o.dir))...)
 	}
+	here := len(all)
+	if o.live != "" {
+		all = append(append(all, guestchecks.All(guestchecks.Env{})...), liveChecks(nil, o)...)
+	}
 	checks, err := check.Select(all, areas)
 	if err != nil {
 		return fault.New(fault.Usage, err)
 	}
-	report := check.Run(ctx, checks)
+	isHere := func(c check.Check) bool {
+		return slices.ContainsFunc(all[:here], func(h check.Check) bool { return h.ID == c.ID })
+	}
+	var host, inside []check.Check
+	for _, c := range checks {
+		if isHere(c) {
+			host = append(host, c)
+		} else {
+			inside = append(inside, c)
+		}
+	}
+	report := check.Run(ctx, check.Host, host)
+	if len(inside) > 0 {
+		live, err := a.checkLive(ctx, inside, o)
+		if err != nil {
+			return err
+		}
+		report = check.Join(report, live)
+	}
 	switch {
 	case o.json:
 		err = a.writeJSON(report)
 	case o.tap:
 		err = report.TAP(a.out)
+	case o.junit:
+		err = report.JUnit(a.out)
 	default:
 		err = report.Text(a.out)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/google/go-sev-guest/abi"
 
-	"cc-base/tasks/domain"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/tee/evidence"
@@ -237,12 +236,9 @@ func readReport(ctx context.Context, file, live string) ([]byte, error) {
 	if live == "" {
 		return readBounded(file, 3*evidence.MaxSize)
 	}
-	socket := live
-	if !strings.Contains(live, "/") {
-		var err error
-		if socket, err = domain.ControlSocketOf(live); err != nil {
-			return nil, err
-		}
+	socket, err := socketOf(live)
+	if err != nil {
+		return nil, err
 	}
 	nonce := make([]byte, evidence.MaxNonce)
 	if _, err := rand.Read(nonce); err != nil {

@@ -39,7 +39,8 @@ const usage = `usage:
                                                until it is ready
   cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
                                                rule whether it would be accepted as a target
-  cc-install check [AREA...] [--json | --tap]  run checks; areas: bundle device keys apps partition
+  cc-install check [AREA...] [--json | --tap | --junit] [--live NAME|SOCKET]
+                                               run checks; areas: bundle device keys apps partition
                                                measurements, and by name alone host gpu
   cc-install measure snp|tdx|ovmf|pcr …
                  what a guest will measure, computed from files; measure help
@@ -113,10 +114,10 @@ type app struct {
 // options are all flags; each command accepts some of them.
 type options struct {
 	dir, state, name, imageKey, recipient    string
-	json, tap, yes, dryRun, all              bool
+	json, tap, junit, yes, dryRun, all       bool
 	allowPlain, allowAnyFile, allowDowngrade bool
 	diskOnly, emulate, undo, wipe            bool
-	site, uplink                             string
+	site, uplink, live                       string
 	facts, allowSmall                        bool
 	root, from                               string
 }
@@ -159,7 +160,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "verify":
 		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "json", "allow-file")
 	case "check":
-		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap")
+		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap", "junit", "live")
 	case "explain":
 		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
 	case "version":
@@ -227,6 +228,10 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 			set.BoolVar(&o.json, f, false, "")
 		case "tap":
 			set.BoolVar(&o.tap, f, false, "")
+		case "junit":
+			set.BoolVar(&o.junit, f, false, "")
+		case "live":
+			set.StringVar(&o.live, f, "", "")
 		case "yes":
 			set.BoolVar(&o.yes, f, false, "")
 		case "dry-run":

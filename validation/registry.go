@@ -2,7 +2,7 @@
 // host: what is claimed about them, each claim with a function that tests it.
 //
 //	env := &validation.Env{Root: os.DirFS("/"), Dir: "installer"}
-//	report := check.Run(ctx, validation.All(env))
+//	report := check.Run(ctx, check.Host, validation.All(env))
 //	os.Exit(map[bool]int{true: 1}[report.Failed()])
 //
 // The checks reach the outside world through [Env] alone.

@@ -78,7 +78,7 @@ func run(t *testing.T, root fs.FS, f *installertest.Folder, after func(dir strin
 	}
 	env := &validation.Env{Root: root, Dir: dir}
 	defer env.Close()
-	return check.Run(t.Context(), validation.All(env))
+	return check.Run(t.Context(), check.Host, validation.All(env))
 }
 
 func TestAWholeInstallerPassesEveryCheck(t *testing.T) {
@@ -257,7 +257,7 @@ func TestNothingPassesWithoutAnInstaller(t *testing.T) {
 	t.Parallel()
 	env := &validation.Env{Root: host(), Dir: t.TempDir()}
 	defer env.Close()
-	report := check.Run(t.Context(), validation.All(env))
+	report := check.Run(t.Context(), check.Host, validation.All(env))
 	if report.Counts[check.Pass]+report.Counts[check.Skip] > 0 || !report.Failed() {
 		t.Errorf("counts %v", report.Counts)
 	}

@@ -24,6 +24,7 @@ import (
 	"cc-base/tasks/fault"
 	"cc-base/tasks/seal/header"
 	"cc-base/tasks/tpm"
+	"cc-base/validation/check"
 )
 
 // plainVerbs may be called by root at any time.
@@ -38,6 +39,8 @@ func plainVerbs() map[string]func(context.Context) error {
 		"keys renew-volume":    renewVolume,
 		"keys generate":        generateIdentity,
 		"serve":                serve,
+		"check":                func(ctx context.Context) error { return runChecks(ctx, check.Report.Text) },
+		"check --json":         func(ctx context.Context) error { return runChecks(ctx, asJSON) },
 	}
 }
 
@@ -241,6 +244,7 @@ func serve(ctx context.Context) error {
 		"keys recovery":     func(context.Context, json.RawMessage) (any, error) { return recoveryKey() },
 		"keys renew-volume": func(ctx context.Context, _ json.RawMessage) (any, error) { return nil, askRenewal(ctx) },
 		"attest":            func(ctx context.Context, data json.RawMessage) (any, error) { return attestFor(ctx, data) },
+		"check":             func(ctx context.Context, _ json.RawMessage) (any, error) { return checked(ctx) },
 		"eventlog":          func(context.Context, json.RawMessage) (any, error) { return os.ReadFile(eventLog) },
 	})
 }

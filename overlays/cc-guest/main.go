@@ -26,6 +26,7 @@
 //	cc-guest keys generate            makes the guest's own key pair
 //	cc-guest attest --nonce HEX [--json]
 //	                                  has the processor vouch for the guest's key
+//	cc-guest check [--json]           runs the checks of the guest
 //	cc-guest serve                    answers the host on a virtio-serial port
 package main
 
@@ -135,7 +136,8 @@ func (v unitVerb) start() {
 func usage() {
 	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|place|ready|readall|watch|gone|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
-		"       cc-guest attest --nonce HEX [--json]")
+		"       cc-guest attest --nonce HEX [--json]\n"+
+		"       cc-guest check [--json]")
 	os.Exit(fault.ExitUsage)
 }
 

@@ -73,7 +73,7 @@ func Validate(ctx context.Context, o Options, v Validation, w io.Writer) error {
 			if _, err := m.Expect(ctx, readyLine); err != nil {
 				return err
 			}
-			args = append(args, "--socket", socket)
+			args = append(args, "--live", socket)
 		}
 		b.log.event("validate", "checking")
 		err = b.Host.Run(ctx, sh.Cmd{Name: filepath.Join(folder, "cc-install"), Args: append(args, v.Areas...), Stdout: w})

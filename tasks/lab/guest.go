@@ -2,6 +2,9 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +37,7 @@ type Guest struct {
 
 	Kernel, Initrd, Append string // what the host starts instead of the disk
 
+	QMP     bool      // a socket qmp.sock in Dir, where [PowerButton] presses
 	Ports   []vm.Port // sockets in Dir unless they have a path in a folder that tools binds
 	Answers []Answer  // given in order, before anything else is waited for
 }
@@ -82,6 +86,9 @@ func (g Guest) Machine(t testing.TB, tools toolbox.Tree) *vm.Machine {
 		m.Disks = append(m.Disks, vm.Disk{Path: g.Disk, Format: strings.TrimPrefix(filepath.Ext(g.Disk), "."), Persistent: g.Persistent})
 	}
 	m.FWCfg = append(m.FWCfg, g.FWCfg...)
+	if g.QMP {
+		m.Extra = append(m.Extra, "-qmp", "unix:"+filepath.Join(g.Dir, qmpSocket)+",server=on,wait=off")
+	}
 	if g.Key != "" {
 		m.FWCfg = append(m.FWCfg, vm.FWCfg{Name: vm.EnrollKey, Path: g.Key})
 	}
@@ -137,4 +144,42 @@ func (b *Boots) Boot(t testing.TB, tools toolbox.Tree, g Guest, until string) (l
 		lines = m.Lines()
 	})
 	return lines
+}
+
+const qmpSocket = "qmp.sock"
+
+// PowerButton presses the machine's, as `virsh shutdown` does.
+func (g Guest) PowerButton(ctx context.Context) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(g.Dir, qmpSocket))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answers := json.NewDecoder(conn)
+	var greeting any
+	if err := answers.Decode(&greeting); err != nil {
+		return err
+	}
+	for _, command := range []string{"qmp_capabilities", "system_powerdown"} {
+		if _, err := fmt.Fprintf(conn, "{\"execute\":%q}\n", command); err != nil {
+			return err
+		}
+		for {
+			var answer struct {
+				Return *struct{} `json:"return"`
+				Error  any       `json:"error"`
+			}
+			if err := answers.Decode(&answer); err != nil {
+				return err
+			}
+			if answer.Error != nil {
+				return fmt.Errorf("%s: %v", command, answer.Error)
+			}
+			if answer.Return != nil {
+				break // and no event
+			}
+		}
+	}
+	return nil
 }

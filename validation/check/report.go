@@ -14,6 +14,7 @@ type Result struct {
 	Title  string `json:"title"`
 	Area   string `json:"area"`
 	Tier   Tier   `json:"tier"`
+	Where  Where  `json:"where"`            // where it ran
 	Remedy string `json:"remedy,omitempty"` // where the verdict is fail or error
 	Verdict
 }
@@ -24,23 +25,38 @@ type Report struct {
 	Counts  map[Status]int `json:"counts"`
 }
 
-// Run runs the checks one after the other. A cancelled context makes the rest
-// errors, not skips.
-func Run(ctx context.Context, checks []Check) Report {
+// Run runs the checks, of one place, one after the other. A cancelled context
+// makes the rest errors, not skips.
+func Run(ctx context.Context, where Where, checks []Check) Report {
 	r := Report{Results: []Result{}, Counts: map[Status]int{}}
 	for _, c := range checks {
 		v := Broken(errors.New("interrupted"))
 		if ctx.Err() == nil {
 			v = c.Func(ctx)
 		}
-		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Verdict: v}
+		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Where: where, Verdict: v}
 		if v.Status == Fail || v.Status == Error {
 			result.Remedy = c.Remedy
 		}
-		r.Results = append(r.Results, result)
-		r.Counts[v.Status]++
+		r.add(result)
 	}
 	return r
+}
+
+func (r *Report) add(result Result) {
+	r.Results = append(r.Results, result)
+	r.Counts[result.Status]++
+}
+
+// Join returns the results of several runs as those of one.
+func Join(reports ...Report) Report {
+	all := Report{Results: []Result{}, Counts: map[Status]int{}}
+	for _, r := range reports {
+		for _, result := range r.Results {
+			all.add(result)
+		}
+	}
+	return all
 }
 
 // Failed tells whether any check failed or could not do its work. A report
@@ -53,13 +69,17 @@ func (r Report) Failed() bool {
 // and a sum.
 func (r Report) Text(w io.Writer) error {
 	var b strings.Builder
+	width := 22
 	for _, c := range r.Results {
-		fmt.Fprintf(&b, "%-5s %-22s %s\n", c.Status, c.ID, c.Title)
+		width = max(width, len(c.ID))
+	}
+	for _, c := range r.Results {
+		fmt.Fprintf(&b, "%-5s %-*s %s\n", c.Status, width, c.ID, c.Title)
 		if c.Detail != "" {
-			fmt.Fprintf(&b, "%-28s %s\n", "", c.Detail)
+			fmt.Fprintf(&b, "%-*s %s\n", width+6, "", c.Detail)
 		}
 		if c.Remedy != "" {
-			fmt.Fprintf(&b, "%-28s do: %s\n", "", c.Remedy)
+			fmt.Fprintf(&b, "%-*s do: %s\n", width+6, "", c.Remedy)
 		}
 	}
 	fmt.Fprintf(&b, "%d passed, %d failed, %d skipped, %d errors\n", r.Counts[Pass], r.Counts[Fail], r.Counts[Skip], r.Counts[Error])

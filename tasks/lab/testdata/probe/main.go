@@ -297,7 +297,7 @@ func outlive(unit string) error {
 }
 
 // after waits until the system is ready and does what args say: send a signal to
-// the monitor, read a device past every cache, or shut down.
+// the monitor, read a device past every cache, or write into folders.
 func after(args []string) error {
 	if err := outlive("after.service"); err != nil {
 		return err
@@ -348,10 +348,6 @@ func after(args []string) error {
 		return nil
 	case "write":
 		return inside(proc, args[1:])
-	case "poweroff":
-		time.Sleep(15 * time.Second) // somebody may still be asking
-		// systemd(1), SIGNALS: poweroff.target is started.
-		return unix.Kill(1, unix.Signal(34+4))
 	}
 	return errors.New("no such thing")
 }

@@ -1,0 +1,93 @@
+package check
+
+import (
+	"encoding/xml"
+	"io"
+	"strings"
+)
+
+// The elements of JUnit's format that test runners agree on: one suite for each
+// area, one case for each check.
+type (
+	junitSuites struct {
+		XMLName  xml.Name     `xml:"testsuites"`
+		Name     string       `xml:"name,attr"`
+		Tests    int          `xml:"tests,attr"`
+		Failures int          `xml:"failures,attr"`
+		Errors   int          `xml:"errors,attr"`
+		Skipped  int          `xml:"skipped,attr"`
+		Suites   []junitSuite `xml:"testsuite"`
+	}
+	junitSuite struct {
+		Name     string      `xml:"name,attr"`
+		Tests    int         `xml:"tests,attr"`
+		Failures int         `xml:"failures,attr"`
+		Errors   int         `xml:"errors,attr"`
+		Skipped  int         `xml:"skipped,attr"`
+		Cases    []junitCase `xml:"testcase"`
+	}
+	junitCase struct {
+		Name      string        `xml:"name,attr"`
+		ClassName string        `xml:"classname,attr"`
+		Failure   *junitMessage `xml:"failure,omitempty"`
+		Error     *junitMessage `xml:"error,omitempty"`
+		Skipped   *junitMessage `xml:"skipped,omitempty"`
+		Output    string        `xml:"system-out,omitempty"`
+	}
+	junitMessage struct {
+		Message string `xml:"message,attr"`
+		Text    string `xml:",chardata"`
+	}
+)
+
+// JUnit writes the report as JUnit's XML. A skipped check is skipped there, too.
+func (r Report) JUnit(w io.Writer) error {
+	all := junitSuites{Name: "cc-base", Tests: len(r.Results), Failures: r.Counts[Fail], Errors: r.Counts[Error], Skipped: r.Counts[Skip]}
+	at := map[string]int{}
+	for _, c := range r.Results {
+		name := string(c.Where) + "." + c.Area
+		i, known := at[name]
+		if !known {
+			i = len(all.Suites)
+			at[name] = i
+			all.Suites = append(all.Suites, junitSuite{Name: name})
+		}
+		all.Suites[i].add(c, name)
+	}
+	text, err := xml.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, xml.Header+string(text)+"\n")
+	return err
+}
+
+func (s *junitSuite) add(c Result, class string) {
+	one := junitCase{Name: c.ID + ": " + c.Title, ClassName: class}
+	message := &junitMessage{Message: printable(c.Detail), Text: printable(c.Remedy)}
+	s.Tests++
+	switch c.Status {
+	case Pass:
+		one.Output = printable(c.Detail)
+	case Skip:
+		one.Skipped = message
+		s.Skipped++
+	case Fail:
+		one.Failure = message
+		s.Failures++
+	default:
+		one.Error = message
+		s.Errors++
+	}
+	s.Cases = append(s.Cases, one)
+}
+
+// printable leaves out what XML 1.0 cannot hold.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0xfffe || r == 0xffff {
+			return '?'
+		}
+		return r
+	}, text)
+}
