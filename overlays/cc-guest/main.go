@@ -86,6 +86,9 @@ func unitVerbs() map[string]unitVerb {
 }
 
 func main() {
+	if isShutdown() {
+		endMachine()
+	}
 	if len(os.Args) < 2 {
 		usage()
 	}
@@ -207,6 +210,9 @@ func mountVolumes(context.Context) error {
 	}
 	if err := mounts.Apply(kernel{}, mounts.Plan(s, "/sysroot")); err != nil {
 		return fault.New(fault.GuestMount, err)
+	}
+	if err := keepShutdown(); err != nil {
+		return fault.Newf(fault.GuestMount, "keeping what ends the machine: %w", err)
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ func (e Env) boot() []check.Check {
 				return check.Passed("as at the end of the boot")
 			}),
 		one("boot.monitor", "the monitor runs that powers off when that changes", again, e.monitor),
+		one("boot.services", "the services run that keep the guest safe", "start the VM again; if it stays, the journal tells why", e.services),
 		one("boot.command-line", "the command line has what fixes the boot, each word once, and nothing that opens it", host, e.commandLine),
 		one("boot.production", "the image is no test or debug image", "install a production image", e.production),
 		one("boot.secure-boot", "Secure Boot is on", "start the VM with firmware and variables that trust the image's key alone", e.secureBoot),

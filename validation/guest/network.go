@@ -53,7 +53,7 @@ func (e Env) sockets() ([]socket, error) {
 	var all []socket
 	for _, table := range []struct{ name, state string }{{"tcp", listening}, {"tcp6", listening}, {"udp", unconnected}, {"udp6", unconnected}} {
 		text, err := e.text("/proc/1/net/" + table.name)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(table.name, "6") {
 			continue // a kernel without IPv6
 		}
 		if err != nil {

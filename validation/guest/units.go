@@ -48,3 +48,20 @@ func (e Env) units(context.Context) check.Verdict {
 	}
 	return check.Judge(findings, "%d run", len(running))
 }
+
+// needed are services without which the guest is not what it should be, and
+// which nothing else misses.
+func needed() []string {
+	return []string{"cc-identity.service", "cc-monitor.service", "cc-site.service", "auditd.service", "systemd-resolved.service", "systemd-timesyncd.service"}
+}
+
+func (e Env) services(context.Context) check.Verdict {
+	running := e.names("/run/systemd/units")
+	var findings []string
+	for _, unit := range needed() {
+		if !slices.Contains(running, "invocation:"+unit) {
+			findings = append(findings, unit+" does not run")
+		}
+	}
+	return check.Judge(findings, "%s", strings.Join(needed(), ", "))
+}
