@@ -1,6 +1,7 @@
 package receipt
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -89,7 +90,6 @@ type verifier struct {
 	Options
 	root     fs.FS
 	problems Problems
-	checks   map[string]check.Check
 	records  []Record
 	seen     map[string]string // claim to the file that has it
 	places   []check.Where
@@ -107,12 +107,9 @@ func Verify(dir string, o Options) (Set, error) {
 		return Set{}, fault.New(fault.Usage, err)
 	}
 	defer root.Close()
-	v := &verifier{Options: o, root: root.FS(), checks: map[string]check.Check{}, seen: map[string]string{}, places: slices.Clone(o.Places)}
+	v := &verifier{Options: o, root: root.FS(), seen: map[string]string{}, places: slices.Clone(o.Places)}
 	if v.MaxAge == 0 {
 		v.MaxAge = MaxAge
-	}
-	for _, c := range o.Registry {
-		v.checks[c.ID] = c
 	}
 	runs, err := fs.ReadDir(v.root, ".")
 	if err != nil {
@@ -215,7 +212,7 @@ func (v *verifier) record(file string, run Run, e Entry) {
 	if errors.Is(err, fs.ErrNotExist) {
 		v.refuse(fault.ReceiptMissing, file, "the index lists it, and it is not there")
 		// One hole is one problem.
-		v.seen[e.ID] = file
+		v.seen[at(e.ID, run.Where)] = file
 		return
 	}
 	var s sealed[Record]
@@ -223,12 +220,12 @@ func (v *verifier) record(file string, run Run, e Entry) {
 		s, err = decode[Record](data)
 	}
 	if err != nil {
-		v.seen[e.ID] = file
+		v.seen[at(e.ID, run.Where)] = file
 		v.refuse(fault.ReceiptMalformed, file, "%s", err)
 		return
 	}
 	r := s.Body
-	v.seen[r.ID] = file
+	v.seen[at(r.ID, r.Where)] = file
 	judgeSignature(v, file, recordPurpose, s, r.Run)
 	v.header(file, r.Run)
 	switch {
@@ -239,7 +236,7 @@ func (v *verifier) record(file string, run Run, e Entry) {
 	case r.Run != run:
 		v.refuse(fault.ReceiptIndex, file, "it is of another run than its index: %s", r.Run.Run)
 	}
-	claim := strings.Join([]string{r.ID, string(r.Where), string(r.Tier)}, " ")
+	claim := at(r.ID, r.Where) + " " + string(r.Tier)
 	if other, twice := v.seen[claim]; twice {
 		v.refuse(fault.ReceiptDuplicate, file, "%s has a verdict at %s, tier %s, on the same", other, r.Where, r.Tier)
 	}
@@ -277,14 +274,19 @@ func (v *verifier) header(file string, r Run) {
 // judge judges what the record says about its check.
 func (v *verifier) judge(file string, s sealed[Record]) {
 	r := s.Body
-	c, known := v.checks[r.ID]
+	i := find(v.Registry, r.ID, r.Where)
+	known := i >= 0
+	var c check.Check
+	if known {
+		c = v.Registry[i]
+	}
 	switch {
-	case !known:
+	case !slices.ContainsFunc(v.Registry, func(c check.Check) bool { return c.ID == r.ID }):
 		v.refuse(fault.ReceiptUnknown, file, "there is no check %s", r.ID)
+	case !known:
+		v.refuse(fault.ReceiptUnknown, file, "%s does not run at %s", r.ID, r.Where)
 	case r.Title != c.Title:
 		v.refuse(fault.ReceiptUnknown, file, "%s claims another thing: %s", r.ID, c.Title)
-	case !slices.Contains(c.Where, r.Where):
-		v.refuse(fault.ReceiptUnknown, file, "%s does not run at %s", r.ID, r.Where)
 	}
 	if r.Status == check.Fail || r.Status == check.Error {
 		v.refuse(fault.ReceiptFailed, file, "%s: %s: %s", r.Status, r.Title, r.Detail)
@@ -337,7 +339,7 @@ func (v *verifier) missing() {
 		v.refuse(fault.ReceiptMissing, "", "there is no run at all")
 	}
 	for _, c := range v.Registry {
-		if _, found := v.seen[c.ID]; found {
+		if slices.ContainsFunc(c.Where, func(w check.Where) bool { return v.seen[at(c.ID, w)] != "" }) {
 			continue
 		}
 		if slices.ContainsFunc(c.Where, func(w check.Where) bool { return slices.Contains(v.places, w) }) {
@@ -346,19 +348,19 @@ func (v *verifier) missing() {
 	}
 }
 
+// find returns the index of the check that has the ID at that place, or -1: host
+// and guest may ask the same of themselves.
+func find(registry []check.Check, id string, where check.Where) int {
+	return slices.IndexFunc(registry, func(c check.Check) bool { return c.ID == id && slices.Contains(c.Where, where) })
+}
+
+func at(id string, where check.Where) string { return id + " " + string(where) }
+
 func (v *verifier) set() Set {
-	order := map[string]int{}
-	for i, c := range v.Registry {
-		order[c.ID] = i
-	}
 	slices.SortFunc(v.records, func(a, b Record) int {
-		if a.ID != b.ID {
-			return order[a.ID] - order[b.ID]
-		}
-		if a.Tier != b.Tier {
-			return rank(a.Tier) - rank(b.Tier)
-		}
-		return strings.Compare(string(a.Where), string(b.Where))
+		return cmp.Or(
+			cmp.Compare(find(v.Registry, a.ID, a.Where), find(v.Registry, b.ID, b.Where)),
+			cmp.Compare(rank(a.Tier), rank(b.Tier)), cmp.Compare(a.Where, b.Where))
 	})
 	set := Set{Manifest: digestOf(v.Manifest), Records: v.records}
 	var prints []string
