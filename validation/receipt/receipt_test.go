@@ -508,3 +508,58 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestDecodeRefusesWhatNoReceiptHolds(t *testing.T) {
+	t.Parallel()
+	sound := Record{
+		Run: Run{Version: Version, Run: "r-1", Where: check.Host, Manifest: digestOf(nil), Log: digestOf(nil), Time: now, Key: digestOf(nil)},
+		ID:  "a.b", Tier: check.TierKVM, Status: check.Pass,
+	}
+	text := func(r Record) string {
+		data, err := encode(sealed[Record]{Body: r}, indent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	if _, err := decode[Record]([]byte(text(sound))); err != nil {
+		t.Fatal(err)
+	}
+	changed := func(change func(*Record)) string {
+		r := sound
+		change(&r)
+		return text(r)
+	}
+	good := text(sound)
+	for name, tt := range map[string]struct{ text, want string }{
+		"another version":   {changed(func(r *Record) { r.Version = 2 }), "version 2"},
+		"a path as its run": {changed(func(r *Record) { r.Run.Run = "../r" }), "no run"},
+		"a path as its ID":  {changed(func(r *Record) { r.ID = "a/b" }), "no check"},
+		"a long ID":         {changed(func(r *Record) { r.ID = strings.Repeat("a", 101) }), "no check"},
+		"no place":          {changed(func(r *Record) { r.Where = "" }), "no place"},
+		"no tier":           {changed(func(r *Record) { r.Tier = "gold" }), "no tier"},
+		"no verdict":        {changed(func(r *Record) { r.Status = "passed" }), "no verdict"},
+		"a short digest":    {changed(func(r *Record) { r.Manifest = "00" }), "manifest: not a SHA-256"},
+		"half a second":     {changed(func(r *Record) { r.Time = now.Add(time.Second / 2) }), "not whole seconds"},
+		"another zone":      {changed(func(r *Record) { r.Time = now.In(time.FixedZone("", 3600)) }), "not whole seconds of UTC"},
+		"an unknown field":  {strings.Replace(good, `"id"`, `"more": 1, "id"`, 1), "unknown field"},
+		"a field twice":     {strings.Replace(good, `"status": "pass"`, `"status": "fail", "status": "pass"`, 1), "one encoding"},
+		"other capitals":    {strings.Replace(good, `"status"`, `"Status"`, 1), "one encoding"},
+		"a blank more":      {good + " ", "one encoding"},
+		"two of them":       {good + good, "something follows"},
+		"text that is none": {strings.Replace(good, `"a.b"`, "\"a\xff\"", 1), "one encoding"},
+		"too much":          {good + strings.Repeat(" ", MaxSize), "longer than"},
+	} {
+		if _, err := decode[Record]([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	index := Index{Run: sound.Run, Records: []Entry{{"b.c", digestOf(nil)}, {"a.b", digestOf(nil)}}}
+	if err := index.check(); err == nil || !strings.Contains(err.Error(), `wrong at "a.b"`) {
+		t.Errorf("records in another order: %v", err)
+	}
+	index.Records = index.Records[:1]
+	if err := index.check(); err != nil {
+		t.Error(err)
+	}
+}
