@@ -17,12 +17,14 @@ type Acceptance struct {
 // says so.
 func AcceptanceRows() []Acceptance {
 	return []Acceptance{
-		{"the image is measured, and its measurement known before it starts", check.TierSilicon, []string{"measurements.computed", "apps.command-line", "apps.root-hashes"}},
+		{"the image is measured, and its measurement known before it starts", check.TierSilicon, []string{"measurements.computed", "apps.command-line", "apps.root-hashes", "keys.measured"}},
 		{"the artefacts are the published ones", check.TierArtefact, []string{"bundle.checksums", "bundle.unlisted", "bundle.manifest"}},
 		{"artefacts are encrypted outside of the VM", check.TierArtefact, []string{"keys.encrypted", "keys.headers"}},
 		{"the host's CPU, firmware and kernel run confidential VMs", check.TierKVM, []string{"host.tee.available", "host.tee.firmware"}},
-		{"fresh evidence of CPU, GPU, image, launch configuration and firmware with the verifier's nonce", check.TierSilicon, nil},
-		{"keys are out of storage that the host can read", check.TierSilicon, nil},
+		{"fresh evidence of CPU, GPU, image, launch configuration and firmware with the verifier's nonce", check.TierSilicon, []string{"attestation.device"}},
+		{"keys are out of storage that the host can read", check.TierSilicon, []string{"boot.identity-key", "boot.swap", "hardening.core-limit"}},
+		{"SSH is disabled, and there is no root shell", check.TierTCG, []string{"network.port-22", "hardening.no-shell", "hardening.masked-units"}},
+		{"an integrity error stops the guest", check.TierTCG, []string{"boot.monitor"}},
 		{"the audit has no content of requests", check.TierTCG, nil},
 		{"positive key release", check.TierSilicon, nil},
 		{"unapproved image: no key", check.TierSilicon, nil},
@@ -31,7 +33,7 @@ func AcceptanceRows() []Acceptance {
 		{"expired or revoked collateral: no key", check.TierSilicon, nil},
 		{"outage of the key broker: fail closed", check.TierKVM, nil},
 		{"key revocation", check.TierKVM, nil},
-		{"administrator bypass: console, QEMU monitor, attaching, memory dump, direct disk", check.TierSilicon, nil},
+		{"administrator bypass: console, QEMU monitor, attaching, memory dump, direct disk", check.TierSilicon, []string{"hardening.no-shell", "boot.host-credentials", "boot.host-units", "boot.foreign-mounts", "attestation.device"}},
 		{"artefact and key rotation", check.TierKVM, nil},
 	}
 }

@@ -174,7 +174,7 @@ func decode[T interface{ check() error }](data []byte) (s sealed[T], err error) 
 }
 
 var (
-	idForm     = regexp.MustCompile(`^[a-z0-9]+([.-][a-z0-9]+)*$`)
+	idForm     = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
 	runForm    = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,99}$`)
 	digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )

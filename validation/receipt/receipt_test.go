@@ -291,6 +291,9 @@ func TestEachRefusalHasItsOwnCode(t *testing.T) {
 			o.Places = []check.Where{check.VM}
 			o.Registry = append(o.Registry, check.Check{ID: "vm.kill", Title: "data outlive a kill", Where: []check.Where{check.VM}})
 		}, []fault.Code{fault.ReceiptMissing}, "vm.kill"},
+		"the guest's half of a name that the host has too": {nil, func(o *Options) {
+			o.Registry = append(o.Registry, check.Check{ID: "host.kernel", Title: "the guest's kernel will do", Where: []check.Where{check.Guest}})
+		}, []fault.Code{fault.ReceiptMissing}, "host.kernel has no receipt: the guest's"},
 		"nothing": {func(t *testing.T, dir string, _ runs) {
 			for _, name := range filetest.Names(t, dir) {
 				if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
