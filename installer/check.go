@@ -63,6 +63,9 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 		}
 		report = check.Join(report, live)
 	}
+	if err := a.writeReceipts(ctx, checks, report, o); err != nil {
+		return err
+	}
 	switch {
 	case o.json:
 		err = a.writeJSON(report)

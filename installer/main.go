@@ -39,16 +39,17 @@ const usage = `usage:
                                                until it is ready
   cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
                                                rule whether it would be accepted as a target
-  cc-install check [AREA...] [--json | --tap | --junit] [--live NAME|SOCKET]
-                                               run checks; areas: bundle device keys apps partition
-                                               measurements, and by name alone host gpu
+  cc-install check [AREA...] [--json | --tap | --junit] [--live NAME|SOCKET] [--receipts DIR]
+                                               run checks, and keep signed receipts of them below DIR;
+                                               areas: bundle device keys apps partition measurements, and
+                                               by name alone host gpu
   cc-install measure snp|tdx|ovmf|pcr …
                  what a guest will measure, computed from files; measure help
                  shows more
   cc-install compare --report FILE | --live NAME|SOCKET --measurements FILE [--firmware F
                  [--kernel K [--initrd I] [--cmdline L]]] [--json]
                  which expected row a report matches, or why it does not
-` + vmUsage + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
+` + vmUsage + releaseUsage + attestUsage + evidenceUsage + detectUsage + doctorUsage + topUsage + receiptsUsage + `  cc-install explain [CODE]                    what a code such as CC0701 means
   cc-install version
 
   --name NAME    of this installation and its VM (default: cc-base)
@@ -119,7 +120,7 @@ type options struct {
 	diskOnly, emulate, undo, wipe            bool
 	site, uplink, live                       string
 	facts, allowSmall                        bool
-	root, from                               string
+	root, from, receipts                     string
 }
 
 // installFlags are the flags of plan, which install has too.
@@ -160,7 +161,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "verify":
 		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "json", "allow-file")
 	case "check":
-		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap", "junit", "live")
+		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap", "junit", "live", "receipts", "state")
+	case "receipts":
+		return a.receipts(rest)
 	case "explain":
 		return command(func() error { return a.explain(pos) }, &pos, 0, 1)
 	case "version":
@@ -242,6 +245,8 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 			set.BoolVar(&o.allowPlain, f, false, "")
 		case "root":
 			set.StringVar(&o.root, f, cmp.Or(getenv("CC_SETTINGS_ROOT"), "/"), "")
+		case "receipts":
+			set.StringVar(&o.receipts, f, "", "")
 		case "from":
 			set.StringVar(&o.from, f, "", "")
 		case "facts":

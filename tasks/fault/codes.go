@@ -88,6 +88,22 @@ const (
 	VMNotReady        Code = "CC1005"
 	HostNetwork       Code = "CC1006"
 	VMState           Code = "CC1007"
+
+	ReceiptUnsigned  Code = "CC1301"
+	ReceiptForeign   Code = "CC1302"
+	ReceiptDuplicate Code = "CC1303"
+	ReceiptUnknown   Code = "CC1304"
+	ReceiptFailed    Code = "CC1305"
+	ReceiptMissing   Code = "CC1306"
+	ReceiptManifest  Code = "CC1307"
+	ReceiptTier      Code = "CC1308"
+	ReceiptEvidence  Code = "CC1309"
+	ReceiptExpired   Code = "CC1310"
+	ReceiptFuture    Code = "CC1311"
+	ReceiptMalformed Code = "CC1312"
+	ReceiptIndex     Code = "CC1313"
+	ReceiptLog       Code = "CC1314"
+	ReceiptKey       Code = "CC1315"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -359,5 +375,50 @@ func Meanings() []Meaning {
 		{VMState, ExitFailed, "what is recorded of the VM cannot be used",
 			"state.json is damaged, of another version or there is nothing of the kind that was asked for in it",
 			"keep the folder for the operator of the host; `cc-install uninstall NAME` removes what it names"},
+		{ReceiptUnsigned, ExitFailed, "a receipt is not signed",
+			"it has no signature, or the signature does not fit: the file was changed after it was signed",
+			"believe nothing in it; run the checks again with --receipts"},
+		{ReceiptForeign, ExitFailed, "a receipt is signed by a key that is not trusted",
+			"the key is not in the file of trusted keys",
+			"if the host is yours, add the line that `cc-install receipts key` prints there"},
+		{ReceiptDuplicate, ExitFailed, "two receipts are of the same claim",
+			"one check has two verdicts at the same place and tier, so nobody can say which one counts",
+			"write each round of checks into a folder of its own"},
+		{ReceiptUnknown, ExitFailed, "a receipt is of no check that there is",
+			"its check is not in the registry of this version, claims something else there, or does not run at that place",
+			"verify with the version of cc-install that made the receipts, or run the checks again"},
+		{ReceiptFailed, ExitFailed, "a receipt says that a check failed",
+			"the verdict is fail or error; the message has the detail",
+			"follow the remedy of the check: `cc-install check` shows it"},
+		{ReceiptMissing, ExitFailed, "a receipt is missing",
+			"a check that runs at a place of which there are receipts has none, or one that the index of its run lists is gone",
+			"run all checks of that place; `cc-install check` without names, and `cc-install check host gpu`"},
+		{ReceiptManifest, ExitFailed, "a receipt is about another image",
+			"the hash of the manifest in it is not that of the manifest given",
+			"give the manifest.json of the image that was checked, or check this one"},
+		{ReceiptTier, ExitFailed, "a receipt claims a higher tier than it can prove",
+			"the tier is above what its check, its place or its key can vouch for; silicon needs evidence by a processor",
+			"do not use the receipts: cc-install writes none like it"},
+		{ReceiptEvidence, ExitFailed, "the evidence of a receipt does not hold",
+			"the report is not about this receipt, not by a genuine processor, or not of a machine that the policy accepts",
+			"give the policy of these machines with --policy; `cc-install verify-evidence` shows each claim"},
+		{ReceiptExpired, ExitFailed, "a receipt is too old",
+			"it was made longer ago than is accepted, 90 days unless --max-age says otherwise",
+			"run the checks again"},
+		{ReceiptFuture, ExitFailed, "a receipt is of a time to come",
+			"its time is more than five minutes ahead of the verifier's clock",
+			"set the clocks of both machines, then run the checks again"},
+		{ReceiptMalformed, ExitFailed, "a receipt cannot be read",
+			"it is not in the one encoding that receipts have, of another version, or has a field that cannot be",
+			"use cc-install of the version that made it; do not edit receipts"},
+		{ReceiptIndex, ExitFailed, "a run of receipts and its index disagree",
+			"a file is not listed, has another content than the listed one, or is of another run",
+			"do not mix the files of runs; copy whole folders"},
+		{ReceiptLog, ExitFailed, "the log of a run is not the one that it had",
+			"log.txt is missing or was changed",
+			"copy the whole folder of the run again"},
+		{ReceiptKey, ExitUsage, "a key for receipts cannot be used",
+			"the host's receipt key cannot be made or read, or is open to others; or the file of trusted keys is malformed",
+			"read the reason in the message; a line of trusted keys is tier, public key in hexadecimal and name"},
 	}
 }

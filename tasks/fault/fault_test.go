@@ -57,7 +57,7 @@ func declared(t *testing.T) map[string]Code {
 
 func TestEveryCodeIsWellFormedAndUnique(t *testing.T) {
 	t.Parallel()
-	form := regexp.MustCompile(`^CC(0[1-9]|10)[0-9]{2}$`)
+	form := regexp.MustCompile(`^CC(0[1-9]|1[0-9])[0-9]{2}$`)
 	names := map[Code]string{}
 	for name, code := range declared(t) {
 		if !form.MatchString(string(code)) {

@@ -21,6 +21,7 @@ func areas() []area {
 		{"08", "Guest"},
 		{"09", "Volume header"},
 		{"10", "Virtual machine on the host"},
+		{"13", "Receipts"},
 	}
 }
 
