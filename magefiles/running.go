@@ -35,9 +35,9 @@ func (TPM) Pcrs(ctx context.Context, json, secureboot *bool, disk, socket, name 
 	return with(func(o build.Options) error { return build.ShowPCRs(ctx, o, p, os.Stdout) })
 }
 
-// Validate checks the installer, this machine and the built image, booted for it: -name=NAME an installed VM instead, -noBoot no VM, -format=json|junit|tap, -areas=A,B.
-func Validate(ctx context.Context, name, format, areas *string, noBoot *bool) error {
-	v := build.Validation{Name: text(name), Format: text(format), NoBoot: set(noBoot)}
+// Validate checks the installer, this machine and the built image, booted for it: -name=NAME an installed VM instead, -noBoot no VM, -format=json|junit|tap, -areas=A,B, -receipts=DIR.
+func Validate(ctx context.Context, name, format, areas, receipts *string, noBoot *bool) error {
+	v := build.Validation{Name: text(name), Format: text(format), NoBoot: set(noBoot), Receipts: text(receipts)}
 	if list := text(areas); list != "" {
 		v.Areas = strings.Split(list, ",")
 	}

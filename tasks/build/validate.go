@@ -21,6 +21,8 @@ type Validation struct {
 	NoBoot bool   // ask no guest at all
 	Format string // text, json, junit or tap; text when empty
 	Areas  []string
+
+	Receipts string // folder for signed receipts; empty writes none
 }
 
 // readyLine is what a guest shows on its console when its boot has succeeded.
@@ -51,6 +53,9 @@ func Validate(ctx context.Context, o Options, v Validation, w io.Writer) error {
 		}
 		folder := filepath.Join(dir, "installer")
 		args := append([]string{"check", "--dir", folder}, v.flags()...)
+		if v.Receipts != "" {
+			args = append(args, "--receipts", v.Receipts)
+		}
 		switch {
 		case v.NoBoot:
 		case v.Name != "":

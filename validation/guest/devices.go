@@ -12,7 +12,7 @@ import (
 func (e Env) devices() []check.Check {
 	return []check.Check{
 		one("attestation.device", "the processor vouches for the guest", "start the VM as a confidential one, on a host that has SEV-SNP or TDX", e.attestation),
-		one("gpu.present", "an NVIDIA GPU is there, with its driver", "assign the GPU to the VM; `cc-install doctor` on the host tells what is in the way", e.gpu),
+		one("gpu.assigned", "an NVIDIA GPU is there, with its driver", "assign the GPU to the VM; `cc-install doctor` on the host tells what is in the way", e.gpu),
 	}
 }
 

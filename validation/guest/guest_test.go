@@ -247,8 +247,8 @@ func mutants() []mutant {
 			s.replace(t, "proc/cmdline", "cc.keys=tpm", "cc.keys=snp")
 		}),
 		skips("attestation.device", "a plain machine", "plain machine", func(_ *testing.T, s *system) { delete(s.files, "dev/sev-guest") }),
-		fails("gpu.present", "a GPU without its driver", "0000:01:00.0 has no driver", func(_ *testing.T, s *system) { delete(s.files, "sys/bus/pci/devices/0000:01:00.0/driver") }),
-		skips("gpu.present", "none", "no GPU", writes("sys/bus/pci/devices/0000:01:00.0/vendor", "0x1af4\n")),
+		fails("gpu.assigned", "a GPU without its driver", "0000:01:00.0 has no driver", func(_ *testing.T, s *system) { delete(s.files, "sys/bus/pci/devices/0000:01:00.0/driver") }),
+		skips("gpu.assigned", "none", "no GPU", writes("sys/bus/pci/devices/0000:01:00.0/vendor", "0x1af4\n")),
 	}
 	for _, name := range slices.Sorted(maps.Keys(guest.KernelSettings())) {
 		all = append(all, fails("hardening.sysctl."+name, "another value", `"9"`, writes("proc/sys/"+strings.ReplaceAll(name, ".", "/"), "9\n")))
