@@ -18,3 +18,18 @@ type Check mg.Namespace
 func (Check) Tee(ctx context.Context, facts *string) error {
 	return with(func(o build.Options) error { return build.CheckTEE(ctx, o, text(facts), os.Stdout) })
 }
+
+// Hardware shows what the doctor finds of this machine, or that of -facts=FILE; -verbose with cause and fix.
+func (Check) Hardware(ctx context.Context, facts *string, verbose *bool) error {
+	return with(func(o build.Options) error { return build.CheckHardware(ctx, o, text(facts), set(verbose), os.Stdout) })
+}
+
+// Resources tells what a build needs of this machine and a VM of its host, this machine or that of -facts=FILE.
+func (Check) Resources(ctx context.Context, facts *string) error {
+	return with(func(o build.Options) error { return build.CheckResources(ctx, o, text(facts), os.Stdout) })
+}
+
+// Compatibility holds the settings against each other and against this machine, or that of -facts=FILE.
+func (Check) Compatibility(ctx context.Context, facts *string) error {
+	return with(func(o build.Options) error { return build.CheckCompatibility(ctx, o, text(facts), os.Stdout) })
+}

@@ -99,6 +99,11 @@ func (Config) Show(verbose *bool) error {
 	return with(func(o build.Options) error { return build.ShowConfig(o, os.Stdout, verbose != nil && *verbose) })
 }
 
+// Estimate tells what a build of the configuration would cost in time, download, disk and memory.
+func (Config) Estimate() error {
+	return with(func(o build.Options) error { return build.Estimate(o, os.Stdout) })
+}
+
 // Cache looks after the results of stages that are kept for later builds.
 type Cache mg.Namespace
 

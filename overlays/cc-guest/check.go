@@ -37,7 +37,7 @@ func runChecks(ctx context.Context, show func(check.Report, io.Writer) error) er
 	}
 	report := check.Run(ctx, check.Guest, guest.All(guest.Env{
 		Root: os.DirFS("/"), Ready: ready,
-		Ruleset: output("/usr/sbin/nft", "list", "ruleset"),
+		Ruleset: output("/usr/sbin/nft", "-j", "list", "ruleset"),
 		Audit:   output("/usr/sbin/auditctl", "-s"),
 	}))
 	if err := show(report, os.Stdout); err != nil {

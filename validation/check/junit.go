@@ -3,7 +3,6 @@ package check
 import (
 	"encoding/xml"
 	"io"
-	"strings"
 )
 
 // The elements of JUnit's format that test runners agree on: one suite for each
@@ -80,14 +79,4 @@ func (s *junitSuite) add(c Result, class string) {
 		s.Errors++
 	}
 	s.Cases = append(s.Cases, one)
-}
-
-// printable leaves out what XML 1.0 cannot hold.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0xfffe || r == 0xffff {
-			return '?'
-		}
-		return r
-	}, text)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // Result is a check with its verdict.
@@ -65,6 +66,17 @@ func (r Report) Failed() bool {
 	return r.Counts[Fail]+r.Counts[Error] > 0 || len(r.Results) == 0
 }
 
+// printable makes text fit for one line of any format: what was found may hold
+// what a damaged disk or a hostile guest put there.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
 // Text writes one line per check, with the remedy under those that need one,
 // and a sum.
 func (r Report) Text(w io.Writer) error {
@@ -74,12 +86,12 @@ func (r Report) Text(w io.Writer) error {
 		width = max(width, len(c.ID))
 	}
 	for _, c := range r.Results {
-		fmt.Fprintf(&b, "%-5s %-*s %s\n", c.Status, width, c.ID, c.Title)
+		fmt.Fprintf(&b, "%-5s %-*s %s\n", c.Status, width, c.ID, printable(c.Title))
 		if c.Detail != "" {
-			fmt.Fprintf(&b, "%-*s %s\n", width+6, "", c.Detail)
+			fmt.Fprintf(&b, "%-*s %s\n", width+6, "", printable(c.Detail))
 		}
 		if c.Remedy != "" {
-			fmt.Fprintf(&b, "%-*s do: %s\n", width+6, "", c.Remedy)
+			fmt.Fprintf(&b, "%-*s do: %s\n", width+6, "", printable(c.Remedy))
 		}
 	}
 	fmt.Fprintf(&b, "%d passed, %d failed, %d skipped, %d errors\n", r.Counts[Pass], r.Counts[Fail], r.Counts[Skip], r.Counts[Error])
@@ -91,15 +103,15 @@ func (r Report) Text(w io.Writer) error {
 func (r Report) TAP(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "TAP version 13\n1..%d\n", len(r.Results))
-	line := strings.NewReplacer("\n", " ", "#", " ")
+	line := func(text string) string { return strings.ReplaceAll(printable(text), "#", " ") }
 	for i, c := range r.Results {
 		switch c.Status {
 		case Pass:
-			fmt.Fprintf(&b, "ok %d - %s %s\n", i+1, c.ID, c.Title)
+			fmt.Fprintf(&b, "ok %d - %s %s\n", i+1, c.ID, line(c.Title))
 		case Skip:
-			fmt.Fprintf(&b, "ok %d - %s %s # SKIP %s\n", i+1, c.ID, c.Title, line.Replace(c.Detail))
+			fmt.Fprintf(&b, "ok %d - %s %s # SKIP %s\n", i+1, c.ID, line(c.Title), line(c.Detail))
 		default:
-			fmt.Fprintf(&b, "not ok %d - %s %s\n# %s: %s\n", i+1, c.ID, c.Title, c.Status, line.Replace(c.Detail))
+			fmt.Fprintf(&b, "not ok %d - %s %s\n# %s: %s\n", i+1, c.ID, c.Title, c.Status, line(c.Detail))
 		}
 	}
 	_, err := io.WriteString(w, b.String())

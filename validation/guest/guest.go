@@ -27,7 +27,7 @@ type Env struct {
 	// Ready tells whether mounts and verified volumes are as at the end of the
 	// boot.
 	Ready func(context.Context) error
-	// Ruleset returns the packet filter as `nft list ruleset` prints it.
+	// Ruleset returns the packet filter as `nft -j list ruleset` prints it.
 	Ruleset func(context.Context) (string, error)
 	// Audit returns what `auditctl -s` prints.
 	Audit func(context.Context) (string, error)

@@ -47,19 +47,6 @@ const (
   100: 3600007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   991        0 2413 2 0 0
   101: 0F02000A:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000   998        0 2500 2 0 0
 `
-	ruleset = `table inet cc_base {
-	chain input {
-		type filter hook input priority filter; policy drop;
-		iif "lo" accept
-	}
-	chain forward {
-		type filter hook forward priority filter; policy drop;
-	}
-	chain output {
-		type filter hook output priority filter; policy drop;
-	}
-}
-`
 	auditStatus = "enabled 2\nfailure 1\npid 412\nrate_limit 0\nbacklog_limit 8192\nlost 0\nbacklog 0\n"
 	limits      = "Limit                     Soft Limit           Hard Limit           Units\nMax core file size        0                    0                    bytes\n"
 )
@@ -96,7 +83,11 @@ func (s *system) process(pid, name, line string) {
 // good is a guest in which everything passes that can.
 func good(t *testing.T) *system {
 	t.Helper()
-	s := &system{files: fstest.MapFS{}, rules: ruleset, audited: auditStatus}
+	rules, err := os.ReadFile("testdata/ruleset.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &system{files: fstest.MapFS{}, rules: string(rules), audited: auditStatus}
 	text, err := settings.Encode(settings.Default())
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +163,15 @@ func mutants() []mutant {
 	mounts := func(old, new string) func(*testing.T, *system) {
 		return func(t *testing.T, s *system) { s.replace(t, "proc/1/mountinfo", old, new) }
 	}
+	rules := func(old, new string) func(*testing.T, *system) {
+		return func(t *testing.T, s *system) {
+			t.Helper()
+			if !strings.Contains(s.rules, old) {
+				t.Fatalf("the rules have no %s", old)
+			}
+			s.rules = strings.Replace(s.rules, old, new, 1)
+		}
+	}
 	const secureBoot = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	all := []mutant{
 		fails("boot.ready", "another table under the root", "cc-root", func(_ *testing.T, s *system) { s.ready = errors.New("cc-root: it is not a verity device") }),
@@ -234,10 +234,14 @@ func mutants() []mutant {
 		fails("hardening.audit", "rules that may change", `"1", not 2`, func(_ *testing.T, s *system) { s.audited = strings.Replace(auditStatus, "enabled 2", "enabled 1", 1) }),
 		fails("hardening.audit", "no daemon", "no daemon", func(_ *testing.T, s *system) { s.audited = strings.Replace(auditStatus, "pid 412", "pid 0", 1) }),
 		fails("hardening.audit", "lost records", "lost: 5", func(_ *testing.T, s *system) { s.audited = strings.Replace(auditStatus, "lost 0", "lost 5", 1) }),
-		fails("network.firewall", "no rules", "input", func(_ *testing.T, s *system) { s.rules = "" }),
-		fails("network.firewall", "all goes out", "output", func(_ *testing.T, s *system) {
-			s.rules = strings.Replace(ruleset, "hook output priority filter; policy drop", "hook output priority filter; policy accept", 1)
+		fails("network.firewall", "no rules", "input", func(_ *testing.T, s *system) { s.rules = `{"nftables": []}` }),
+		fails("network.firewall", "all goes out", "output", rules(`"hook": "output", "prio": 0, "policy": "drop"`, `"hook": "output", "prio": 0, "policy": "accept"`)),
+		fails("network.firewall", "IPv6 is left open", "input", func(_ *testing.T, s *system) {
+			s.rules = strings.ReplaceAll(s.rules, `"family": "inet"`, `"family": "ip"`)
 		}),
+		fails("network.firewall", "a rule that takes everything", "everything: input", rules(`"nftables": [`,
+			`"nftables": [{"rule": {"family": "inet", "table": "cc_base", "chain": "input", "expr": [{"counter": {}}, {"accept": null}]}},`)),
+		mutant{"network.firewall", "no answer that can be read", func(_ *testing.T, s *system) { s.rules = "table inet" }, check.Error, "nft"},
 		fails("network.port-22", "sshd", "tcp 0.0.0.0:22", writes("proc/1/net/tcp", sockets+"   1: 00000000:0016 00000000:0000 0A 0:0 0:0 0 0 0 1 1\n")),
 		fails("network.port-22", "sshd on IPv6", "tcp6 [::]:22", writes("proc/1/net/tcp6", strings.Split(sockets, "\n")[0]+"\n   1: 00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1 1\n")),
 		fails("network.listeners", "a server for all", "tcp 10.0.2.15:8080", writes("proc/1/net/tcp", sockets+"   1: 0F02000A:1F90 00000000:0000 0A 0:0 0:0 0 0 0 1 1\n")),

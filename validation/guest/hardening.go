@@ -142,7 +142,7 @@ func (e Env) emulated() bool {
 func maskedUnits() map[string]string {
 	const null, off = "/dev/null", "emergency.service"
 	return map[string]string{
-		"rescue.service": off, "debug-shell.service": null, "getty@.service": null, "serial-getty@.service": null, "console-getty.service": null,
+		"rescue.service": off, "ssh.service": null, "ssh.socket": null, "debug-shell.service": null, "getty@.service": null, "serial-getty@.service": null, "console-getty.service": null,
 		"container-getty@.service": null, "getty.target": null, "systemd-firstboot.service": null, "systemd-sysext.service": null,
 		"systemd-confext.service": null, "systemd-ask-password-console.path": null, "systemd-ask-password-wall.path": null,
 		"systemd-creds.socket": null, "apt-daily.timer": null, "apt-daily-upgrade.timer": null, "systemd-pstore.service": null,

@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,19 +23,60 @@ func (e Env) network() []check.Check {
 	}
 }
 
-// firewall looks at the chains of our table that see packets.
+// nftObject is one entry of `nft -j list ruleset` (libnftables-json(5)).
+type nftObject struct {
+	Chain *struct {
+		Family, Table, Name, Hook, Policy string
+		Prio                              int
+	}
+	Rule *struct {
+		Family, Table, Chain string
+		Expr                 []map[string]json.RawMessage
+	}
+}
+
+// ourTable is where the guest's packet filter is (overlays/cc-guest/internal/firewall).
+const ourTable = "cc_base"
+
+// firewall looks at the chains of our table that see packets, of both versions
+// of IP: each must drop what no rule takes, and no rule may take everything.
 func (e Env) firewall(ctx context.Context) check.Verdict {
-	rules, err := e.Ruleset(ctx)
+	text, err := e.Ruleset(ctx)
 	if err != nil {
 		return check.Broken(err)
 	}
+	var rules struct{ Nftables []nftObject }
+	if err := json.Unmarshal([]byte(text), &rules); err != nil {
+		return check.Broken(fmt.Errorf("what nft prints: %w", err))
+	}
+	drops := map[string]bool{}
 	var findings []string
+	for _, o := range rules.Nftables {
+		if c := o.Chain; c != nil && c.Family == "inet" && c.Table == ourTable && c.Policy == "drop" && c.Prio == 0 {
+			drops[c.Hook] = true
+		}
+		if r := o.Rule; r != nil && r.Table == ourTable && takesAll(r.Expr) {
+			findings = append(findings, "a rule takes everything: "+r.Chain)
+		}
+	}
 	for _, hook := range []string{"input", "output", "forward"} {
-		if !strings.Contains(rules, "hook "+hook+" priority filter; policy drop;") {
+		if !drops[hook] {
 			findings = append(findings, "nothing drops by default: "+hook)
 		}
 	}
 	return check.Judge(findings, "input, output and forward drop by default")
+}
+
+// takesAll tells whether a rule accepts without a condition.
+func takesAll(expr []map[string]json.RawMessage) bool {
+	accepts, conditions := false, false
+	for _, statement := range expr {
+		for kind := range statement {
+			accepts = accepts || kind == "accept"
+			conditions = conditions || kind == "match"
+		}
+	}
+	return accepts && !conditions
 }
 
 // socket is one that waits for others.

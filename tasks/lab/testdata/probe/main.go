@@ -27,6 +27,7 @@ const (
 func main() {
 	verbs := map[string]func(args []string) error{
 		"wait": wait, "erofs": erofs, "write": write, "read": read, "speed": speed, "count": count, "watch": watch, "after": after,
+		"plant": plant, "hardened": hardened,
 	}
 	verb, ok := verbs[os.Args[1]]
 	err := errors.New("no such verb")
