@@ -53,6 +53,12 @@ func elsewhere() map[string]string {
 		"go tool mage test":                                                      "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
 		"go tool mage vm":                                                        "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",
 		"go tool mage vm -secureBoot":                                            "../lab/boot_test.go:TestMageVMStartsTheBuiltImageUnderSecureBoot",
+		"go tool mage validate":                                                  "../lab/boot_test.go:TestMageValidateChecksTheBuiltImageInABoot",
+		"go tool mage validate -name=DOMAIN":                                     "../lab/boot_test.go:TestMageValidateChecksTheBuiltImageInABoot", // the same way, by another socket
+		"go tool mage check:resources":                                           running,                                                          // checks.txtar, as those below
+		"go tool mage check:hardware":                                            running,
+		"go tool mage check:hardware -facts=FILE":                                running,
+		"go tool mage check:compatibility":                                       running,
 		"go tool mage keys:recovery -recipient=FILE":                             "script_test.go:TestScripts",
 		"go tool mage keys:rotate":                                               running,
 		"go tool mage keys:rotate -name=DOMAIN":                                  running,

@@ -37,6 +37,10 @@ func TestScripts(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(env.WorkDir, "magefiles"), 0o755); err != nil {
 				return err
 			}
+			// The facts of other machines, for the targets that judge one.
+			if err := os.CopyFS(filepath.Join(env.WorkDir, "hosts"), os.DirFS("../facts/testdata")); err != nil {
+				return err
+			}
 			return os.CopyFS(filepath.Join(env.WorkDir, "config"), os.DirFS(shippedConfig))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -7,6 +7,7 @@ package lab_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal"
 	"cc-base/tasks/sh"
+	"cc-base/validation/check"
 )
 
 const ready = "cc-base: ready"
@@ -198,6 +200,34 @@ func TestMageVMStartsTheBuiltImageUnderSecureBoot(t *testing.T) {
 	}
 	if !contains(seen, "UEFI Secure Boot is enabled") {
 		t.Errorf("the kernel did not see Secure Boot:\n%s", strings.Join(seen, "\n"))
+	}
+}
+
+// The way a user goes on test hardware: one command boots what was built, asks
+// the guest, and says what passed.
+func TestMageValidateChecksTheBuiltImageInABoot(t *testing.T) {
+	boots.LongOnly(t)
+	image := lab.Built(t)
+	done := boots.Count(t)
+	defer done()
+	cmd := exec.Command("go", "tool", "mage", "validate", "-format=json")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CC_PROFILE=minimal", "CC_OUT_DIR="+image.Out)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var report check.Report
+	if err != nil || json.Unmarshal(out, &report) != nil {
+		t.Fatalf("%v\n%s%s", err, out, stderr.String())
+	}
+	ran := map[check.Where]int{}
+	for _, r := range report.Results {
+		if r.Status == check.Pass {
+			ran[r.Where]++
+		}
+	}
+	if report.Failed() || ran[check.Host] == 0 || ran[check.Guest] < 50 || ran[check.VM] == 0 {
+		t.Errorf("passed: %v\n%s", ran, out)
 	}
 }
 
