@@ -15,12 +15,12 @@ import (
 	"cc-base/tasks/fault"
 )
 
-// What a build needs, measured on 2026-11-25 on two processors, minimal profile,
-// nothing cached: the tools tree takes 0.4 GiB, a build's output and scratch 1.1
-// GiB, and the largest program of it (mkfs.erofs, dracut) stays below 1 GiB.
+// What a build needs, measured on 2026-11-25 on two processors, profile minimal,
+// no stage cached: the largest process took 333 MiB, and up to three of that kind
+// run at once; output and cache took 1.1 GiB each and are given twice that.
 const (
-	buildDisk   = 4 << 30 // bytes
-	buildMemory = 2 << 30 // bytes
+	buildMemory = 1 << 30 // bytes
+	buildPlace  = 2 << 30 // bytes, of output and of cache
 )
 
 // CheckResources prints two tables: what a build needs of this machine, and what
@@ -69,7 +69,7 @@ func (o Options) buildNeeds(ctx context.Context, w io.Writer) (short []string, e
 		if err != nil {
 			return nil, err
 		}
-		row(place.name, buildDisk/2, free)
+		row(place.name, buildPlace, free)
 	}
 	return short, table.Flush()
 }
@@ -134,7 +134,7 @@ func Estimate(o Options, w io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nmemory: %s for the build, %s for the guest\n", gib(buildMemory), gib(c.TEE.MemorySize))
-	fmt.Fprintf(w, "disk:   up to %s for cache and output", gib(buildDisk))
+	fmt.Fprintf(w, "disk:   up to %s for cache and output", gib(2*buildPlace))
 	for _, name := range []string{diskImage, "nvidia-cc-installer.tar.gz"} {
 		if info, err := os.Stat(filepath.Join(o.OutDir, name)); err == nil {
 			fmt.Fprintf(w, "; the last %s has %d MiB", name, info.Size()>>20)
