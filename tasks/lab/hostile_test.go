@@ -134,3 +134,30 @@ func TestWhatTheHostSlipsInHasNoEffectAndTheGuestsChecksPass(t *testing.T) {
 		}
 	}
 }
+
+// Copies of one image are machines of their own.
+func TestTwoInstancesOfOneImageShareNoIdentity(t *testing.T) {
+	boots.LongOnly(t)
+	said := map[string]string{}
+	for range 2 {
+		m := install(t)
+		m.boot(t, m.first(), func(ctx context.Context, c *control.Client) {
+			var report check.Report
+			if err := c.Ask(ctx, "check", nil, &report); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range report.Results {
+				if r.ID != "boot.machine-id" && r.ID != "boot.identity-key" {
+					continue
+				}
+				if r.Status != check.Pass || said[r.ID] == r.Detail {
+					t.Errorf("%s: %s: %s, and the other instance has %q", r.ID, r.Status, r.Detail, said[r.ID])
+				}
+				said[r.ID] = r.Detail
+			}
+		})
+	}
+	if len(said) != 2 {
+		t.Errorf("the guests said %v", said)
+	}
+}

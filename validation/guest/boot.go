@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -307,13 +308,17 @@ func (e Env) identityKey(context.Context) check.Verdict {
 	if info.Mode().Perm() != 0o600 {
 		return check.Failed("its mode is %#o", info.Mode().Perm())
 	}
+	public, err := fs.ReadFile(e.Root, strings.TrimPrefix(path.Join(dir, "identity.pub"), "/"))
+	if err != nil {
+		return check.Failed("%s", err)
+	}
 	all, err := e.mounts()
 	if err != nil {
 		return check.Broken(err)
 	}
 	for _, m := range all {
 		if m.path == dir && m.fstype == "tmpfs" {
-			return check.Passed("mode 0600, on a tmpfs of its own")
+			return check.Passed("mode 0600, on a tmpfs of its own; SHA-256 of the public half's file %x", sha256.Sum256(public))
 		}
 	}
 	return check.Failed("%s is no tmpfs of its own", dir)

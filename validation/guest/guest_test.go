@@ -106,6 +106,7 @@ func good(t *testing.T) *system {
 		s.write(name, content)
 	}
 	s.files["etc/cc/keys/identity.key"] = &fstest.MapFile{Data: []byte("x"), Mode: 0o600}
+	s.write("etc/cc/keys/identity.pub", "y")
 	s.link("sys/bus/pci/devices/0000:01:00.0/driver", "../../../../bus/pci/drivers/nvidia")
 	for _, unit := range guest.Needed() {
 		s.write("run/systemd/units/invocation:"+unit, "x")
@@ -205,6 +206,7 @@ func mutants() []mutant {
 		fails("boot.machine-id", "zeros", "0000", writes("etc/machine-id", strings.Repeat("0", 32)+"\n")),
 		fails("boot.identity-key", "a key that others read", "0644", func(_ *testing.T, s *system) { s.files["etc/cc/keys/identity.key"].Mode = 0o644 }),
 		fails("boot.identity-key", "no key", "identity.key", func(_ *testing.T, s *system) { delete(s.files, "etc/cc/keys/identity.key") }),
+		fails("boot.identity-key", "half a key", "identity.pub", func(_ *testing.T, s *system) { delete(s.files, "etc/cc/keys/identity.pub") }),
 		fails("boot.identity-key", "a key on a disk", "no tmpfs of its own", mounts("/etc/cc/keys rw", "/elsewhere rw")),
 		fails("boot.host-credentials", "a password from SMBIOS", "passwd.hashed-password.root", writes("run/credentials/@system/passwd.hashed-password.root", "x")),
 		fails("boot.host-units", "a unit from a credential", "planted.service", writes("run/systemd/system/planted.service", "[Service]")),
