@@ -17,7 +17,8 @@ import (
 )
 
 // check runs the checks of the named areas, or all of them. With --live the
-// guest that runs is asked as well.
+// guest that runs is asked as well; a dry run says what it would be asked. No
+// check changes anything.
 func (a *app) check(ctx context.Context, areas []string, o options) error {
 	formats := 0
 	for _, asked := range []bool{o.json, o.tap, o.junit} {
@@ -56,7 +57,11 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 		}
 	}
 	report := check.Run(ctx, check.Host, host)
-	if len(inside) > 0 {
+	switch {
+	case len(inside) == 0:
+	case o.dryRun:
+		report = check.Join(report, unasked(ctx, inside, o.live))
+	default:
 		live, err := a.checkLive(ctx, inside, o)
 		if err != nil {
 			return err

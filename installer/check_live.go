@@ -62,6 +62,15 @@ func (a *app) checkLive(ctx context.Context, checks []check.Check, o options) (c
 	return check.Join(report, check.Run(ctx, check.VM, outside)), nil
 }
 
+// unasked are the results of a dry run: skips that say what would be done.
+func unasked(ctx context.Context, checks []check.Check, live string) check.Report {
+	checks = slices.Clone(checks)
+	for i := range checks {
+		checks[i].Func = func(context.Context) check.Verdict { return check.Skipped("dry run: %s would be asked", live) }
+	}
+	return check.Run(ctx, check.Guest, checks)
+}
+
 // answered returns the checks with the guest's verdicts. Everything else is ours:
 // the guest may be another one than it says, and what it leaves out has not
 // passed.

@@ -101,3 +101,10 @@ func TestTheRegistersAreThoseOfOneRow(t *testing.T) {
 		}
 	}
 }
+
+func TestADryRunAsksNobody(t *testing.T) {
+	report := unasked(t.Context(), guestchecks.All(guestchecks.Env{})[:2], "cc-base")
+	if report.Counts[check.Skip] != 2 || !strings.Contains(report.Results[0].Detail, "cc-base would be asked") {
+		t.Errorf("%+v", report)
+	}
+}

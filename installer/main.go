@@ -39,7 +39,7 @@ const usage = `usage:
                                                until it is ready
   cc-install verify DEV [--json]               compare DEV with this installer, or tell by every
                                                rule whether it would be accepted as a target
-  cc-install check [AREA...] [--json | --tap | --junit] [--live NAME|SOCKET] [--receipts DIR]
+  cc-install check [AREA...] [--json | --tap | --junit] [--live NAME|SOCKET [--dry-run]] [--receipts DIR]
                                                run checks, and keep signed receipts of them below DIR;
                                                areas: bundle device keys apps partition measurements, and
                                                by name alone host gpu
@@ -161,7 +161,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	case "verify":
 		return command(func() error { return a.verify(ctx, pos[0], o) }, &pos, 1, 1, "dir", "state", "json", "allow-file")
 	case "check":
-		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap", "junit", "live", "receipts", "state")
+		return command(func() error { return a.check(ctx, pos, o) }, &pos, 0, -1, "dir", "json", "tap", "junit", "live", "dry-run", "receipts", "state")
 	case "receipts":
 		return a.receipts(rest)
 	case "explain":
