@@ -33,3 +33,8 @@ func (Check) Resources(ctx context.Context, facts *string) error {
 func (Check) Compatibility(ctx context.Context, facts *string) error {
 	return with(func(o build.Options) error { return build.CheckCompatibility(ctx, o, text(facts), os.Stdout) })
 }
+
+// TEEConfig shows the definitions of SEV-SNP and TDX guests that follow from the settings, checked, with their policies decoded and what they will measure.
+func (Check) TEEConfig(ctx context.Context) error {
+	return with(func(o build.Options) error { return build.CheckTEEConfig(ctx, o, os.Stdout) })
+}

@@ -202,9 +202,9 @@ func policyBits(name string) []bits {
 	return nil
 }
 
-// explainPolicy returns a line for every bit of a policy word, and what other
-// words make of it.
-func explainPolicy(name string, w uint64) []string {
+// ExplainPolicy returns a line for every bit of a policy word, TEE_POLICY,
+// TEE_POLICY_SNP or TEE_POLICY_TDX, and what other words make of it.
+func ExplainPolicy(name string, w uint64) []string {
 	var lines []string
 	for _, b := range policyBits(name) {
 		value := w >> b.low & (1<<(b.high-b.low+1) - 1)

@@ -73,7 +73,7 @@ func (c Config) showKey(b *bytes.Buffer, k key, verbose bool) {
 		k.meaning, k.consequence, k.allowed, k.when.explain())
 	words := map[string]uint64{"TEE_POLICY": c.TEE.Policy, "TEE_POLICY_SNP": c.TEE.PolicySNP, "TEE_POLICY_TDX": c.TEE.PolicyTDX}
 	if word, ok := words[k.name]; ok {
-		for _, line := range explainPolicy(k.name, word) {
+		for _, line := range ExplainPolicy(k.name, word) {
 			fmt.Fprintf(b, "      %s\n", line)
 		}
 	}

@@ -78,8 +78,6 @@ func TestNothingOutlivesTheMachineButWhatIsMeantTo(t *testing.T) {
 func TestWithoutItsDiskTheMachineEnds(t *testing.T) {
 	boots.LongOnly(t)
 	m := install(t)
-	uki := m.image.Path("cc-base.efi")
-	g := lab.Guest{Append: m.image.Manifest.CommandLine}
-	g.Kernel, g.Initrd = lab.Direct(t, uki, m.tmp)
-	m.refused(t, g, "cc-base: refused: CC0802")
+	// The host starts the boot image itself: it lies on the disk otherwise.
+	m.refused(t, lab.Guest{Kernel: m.image.Path("cc-base.efi")}, "cc-base: refused: CC0802")
 }
