@@ -241,12 +241,17 @@ func (e Env) mountOptions(context.Context) check.Verdict {
 	return check.Judge(findings, "%d mounts", looked)
 }
 
-func (e Env) capacity(context.Context) check.Verdict {
+// settings are those that the build left for the guest.
+func (e Env) settings() (settings.Settings, error) {
 	data, err := fs.ReadFile(e.Root, strings.TrimPrefix(settings.Path, "/"))
 	if err != nil {
-		return check.Broken(err)
+		return settings.Settings{}, err
 	}
-	s, err := settings.Decode(data)
+	return settings.Decode(data)
+}
+
+func (e Env) capacity(context.Context) check.Verdict {
+	s, err := e.settings()
 	if err != nil {
 		return check.Broken(err)
 	}
@@ -292,11 +297,7 @@ func (e Env) machineID(context.Context) check.Verdict {
 }
 
 func (e Env) identityKey(context.Context) check.Verdict {
-	data, err := fs.ReadFile(e.Root, strings.TrimPrefix(settings.Path, "/"))
-	if err != nil {
-		return check.Broken(err)
-	}
-	s, err := settings.Decode(data)
+	s, err := e.settings()
 	if err != nil {
 		return check.Broken(err)
 	}
