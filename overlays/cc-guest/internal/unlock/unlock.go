@@ -42,8 +42,10 @@ const (
 	// maxTries is how often a recovery key may be typed.
 	maxTries = 3
 	// diskWait bounds the wait for the partitions. It is long because an
-	// emulated machine is slow; a machine that is well never reaches it.
-	diskWait = 90 * time.Second
+	// emulated machine is slow; a machine that is well never reaches it. It is
+	// below the 90 s after which systemd gives up on the root's device, with
+	// less to say about what is missing.
+	diskWait = 60 * time.Second
 )
 
 // PCRs that systemd has reserved (systemd.io, TPM2 PCR Measurements): the boot
