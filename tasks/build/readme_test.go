@@ -58,6 +58,7 @@ func elsewhere() map[string]string {
 		"go tool mage check:resources":                                           running,                                                          // checks.txtar, as those below
 		"go tool mage check:hardware":                                            running,
 		"go tool mage check:hardware -facts=FILE":                                running,
+		"go tool mage receipts:verify -keys=FILE":                                running, // receipts.txtar
 		"go tool mage check:compatibility":                                       running,
 		"go tool mage keys:recovery -recipient=FILE":                             "script_test.go:TestScripts",
 		"go tool mage keys:rotate":                                               running,
