@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,27 +12,24 @@ import (
 	"path/filepath"
 	"strings"
 
-	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/keyfile"
 	"cc-base/validation/check"
 )
 
-// KeyFile is the host's receipt key in its state folder: PKCS #8 in PEM, mode
-// 0600.
+// KeyFile is the host's receipt key in its state folder.
 const KeyFile = "receipt.key"
-
-const pemType = "PRIVATE KEY" // PKCS #8, RFC 5958
 
 // HostKey returns the receipt key in the state folder and makes folder and key
 // where there are none. One that others can read is refused: it may have been
 // read. The caller wipes it.
 func HostKey(state string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(state, KeyFile)
-	key, err := readKey(path)
+	key, err := keyfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Of two that make it at once one wins, and both sign with the winner's.
 		if err = makeKey(path); err == nil || errors.Is(err, fs.ErrExist) {
-			key, err = readKey(path)
+			key, err = keyfile.Read(path)
 		}
 	}
 	if err != nil {
@@ -48,41 +42,8 @@ func makeKey(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	defer clear(private)
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return err
-	}
-	defer clear(der)
-	text := pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
-	defer clear(text)
-	return atomicfile.CreateNew(path, 0o600, text)
-}
-
-func readKey(path string) (ed25519.PrivateKey, error) {
-	text, err := atomicfile.ReadPrivate(path, 4096)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(text)
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != pemType {
-		return nil, fmt.Errorf("%s: no PEM block %q", path, pemType)
-	}
-	defer clear(block.Bytes)
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: not PKCS #8", path)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: a %T, not Ed25519", path, parsed)
-	}
-	return key, nil
+	_, err := keyfile.Generate(path)
+	return err
 }
 
 // Trusted is a key whose receipts are believed.
