@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"os"
 	"slices"
 
@@ -65,16 +64,9 @@ func gather(ctx context.Context, world facts.World, file string) (facts.Facts, e
 	if file == "" {
 		return facts.Gather(ctx, world), nil
 	}
-	var f facts.Facts
-	text, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(text, &f)
-	}
+	f, err := facts.Read(file)
 	if err != nil {
 		return f, fault.Newf(fault.Usage, "--from: %w", err)
-	}
-	if f.Schema != facts.Schema {
-		return f, fault.Newf(fault.Usage, "--from: %s has schema %d, this program knows %d", file, f.Schema, facts.Schema)
 	}
 	return f, nil
 }

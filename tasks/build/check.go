@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -173,17 +172,9 @@ func factsOf(ctx context.Context, file string) (facts.Facts, error) {
 	if file == "" {
 		return facts.Gather(ctx, facts.World{Root: os.DirFS("/"), Run: sh.Host{}, Registers: gpu.Sysfs{Root: "/"}}), nil
 	}
-	var f facts.Facts
-	text, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(text, &f)
-	}
+	f, err := facts.Read(file)
 	if err != nil {
-		return f, fault.Newf(fault.Usage, "-facts: %w", err)
-	}
-	if f.Schema != facts.Schema {
-		return f, fault.Newf(fault.Usage, "-facts: %s has schema %d, this program knows %d", file, f.Schema, facts.Schema).
-			Hint("`cc-install doctor --facts` on that machine writes them")
+		return f, fault.Newf(fault.Usage, "-facts: %w", err).Hint("`cc-install doctor --facts` on that machine writes such a file")
 	}
 	return f, nil
 }
