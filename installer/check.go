@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"cc-base/installer/unpacked"
@@ -37,7 +36,6 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 		// host is the doctor's.
 		all = append(all, hostChecks(func(ctx context.Context) facts.Facts { return facts.Gather(ctx, a.world()) }, imageOptions(o.dir))...)
 	}
-	here := len(all)
 	if o.live != "" {
 		all = append(append(all, guestchecks.All(guestchecks.Env{})...), liveChecks(nil, o)...)
 	}
@@ -45,15 +43,12 @@ func (a *app) check(ctx context.Context, areas []string, o options) error {
 	if err != nil {
 		return fault.New(fault.Usage, err)
 	}
-	isHere := func(c check.Check) bool {
-		return slices.ContainsFunc(all[:here], func(h check.Check) bool { return h.ID == c.ID })
-	}
 	var host, inside []check.Check
 	for _, c := range checks {
-		if isHere(c) {
-			host = append(host, c)
-		} else {
+		if in(c, check.Guest) || in(c, check.VM) {
 			inside = append(inside, c)
+		} else {
+			host = append(host, c)
 		}
 	}
 	report := check.Run(ctx, check.Host, host)

@@ -44,22 +44,36 @@ func (a *app) checkLive(ctx context.Context, checks []check.Check, o options) (c
 	}
 	defer c.Close()
 	a.say("asking the guest at %s", socket)
-	outside := liveChecks(c, o)
-	isOutside := func(c check.Check) bool {
-		return slices.ContainsFunc(outside, func(l check.Check) bool { return l.ID == c.ID })
-	}
+	ask, look := parts(checks)
 	var report check.Report
-	if slices.ContainsFunc(checks, func(c check.Check) bool { return !isOutside(c) }) {
+	if len(ask) > 0 {
 		var said check.Report
 		if err := c.Ask(ctx, "check", nil, &said); err != nil {
 			return check.Report{}, err
 		}
-		report = check.Run(ctx, check.Guest, answered(slices.DeleteFunc(slices.Clone(checks), isOutside), said))
+		report = check.Run(ctx, check.Guest, answered(ask, said))
 	}
-	outside = slices.DeleteFunc(outside, func(l check.Check) bool {
-		return !slices.ContainsFunc(checks, func(c check.Check) bool { return c.ID == l.ID })
+	// Those that were chosen know no guest yet.
+	outside := slices.DeleteFunc(liveChecks(c, o), func(l check.Check) bool {
+		return !slices.ContainsFunc(look, func(c check.Check) bool { return c.ID == l.ID })
 	})
 	return check.Join(report, check.Run(ctx, check.VM, outside)), nil
+}
+
+// in tells whether a check runs there.
+func in(c check.Check, where check.Where) bool { return slices.Contains(c.Where, where) }
+
+// parts are the checks that a guest is asked for, and those that look at it from
+// outside.
+func parts(checks []check.Check) (ask, look []check.Check) {
+	for _, c := range checks {
+		if in(c, check.VM) {
+			look = append(look, c)
+		} else {
+			ask = append(ask, c)
+		}
+	}
+	return ask, look
 }
 
 // unasked are the results of a dry run: skips that say what would be done.
@@ -68,7 +82,8 @@ func unasked(ctx context.Context, checks []check.Check, live string) check.Repor
 	for i := range checks {
 		checks[i].Func = func(context.Context) check.Verdict { return check.Skipped("dry run: %s would be asked", live) }
 	}
-	return check.Run(ctx, check.Guest, checks)
+	ask, look := parts(checks)
+	return check.Join(check.Run(ctx, check.Guest, ask), check.Run(ctx, check.VM, look))
 }
 
 // answered returns the checks with the guest's verdicts. Everything else is ours:

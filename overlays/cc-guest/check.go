@@ -44,7 +44,7 @@ func runChecks(ctx context.Context, show func(check.Report, io.Writer) error) er
 		return err
 	}
 	if report.Failed() {
-		return fault.Newf(fault.GuestMonitor, "not every check has passed")
+		return fault.Newf(fault.Damaged, "not every check has passed")
 	}
 	return nil
 }
@@ -58,14 +58,14 @@ func checked(ctx context.Context) (json.RawMessage, error) {
 		err = fmt.Errorf("systemctl ends with status %d", status)
 	}
 	if err != nil {
-		return nil, fault.Newf(fault.GuestMonitor, "starting %s: %w", checkUnit, err)
+		return nil, fault.Newf(fault.Machine, "starting %s: %w", checkUnit, err)
 	}
 	text, err := os.ReadFile(checkOutput)
 	if err == nil && !json.Valid(text) {
 		err = fmt.Errorf("%s holds no report", checkOutput)
 	}
 	if err != nil {
-		return nil, fault.New(fault.GuestMonitor, err)
+		return nil, fault.New(fault.Machine, err)
 	}
 	return text, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
@@ -31,14 +32,14 @@ func CheckResources(ctx context.Context, o Options, file string, w io.Writer) er
 		return err
 	}
 	fmt.Fprintln(w, "a build, on this machine")
-	short, err := o.buildNeeds(ctx, w)
+	short, err := o.buildNeeds(w)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "\na VM, on its host")
 	failed, err := showFindings(report, about("cpu", "memory", "disk", "numa"), true, w)
 	if err == nil && len(short) > 0 {
-		err = fault.Newf(fault.HostUnfit, "too little for a build: %s", short)
+		err = fault.Newf(fault.HostUnfit, "too little for a build: %s", strings.Join(short, ", "))
 	}
 	hostErr := unfit(failed, nil)
 	if len(failed) == 1 && failed[0] == "memory.size" {
@@ -48,9 +49,9 @@ func CheckResources(ctx context.Context, o Options, file string, w io.Writer) er
 }
 
 // buildNeeds prints the table and returns what there is too little of.
-func (o Options) buildNeeds(ctx context.Context, w io.Writer) (short []string, err error) {
-	f, err := factsOf(ctx, "")
-	if err != nil {
+func (o Options) buildNeeds(w io.Writer) (short []string, err error) {
+	var machine unix.Sysinfo_t
+	if err := unix.Sysinfo(&machine); err != nil {
 		return nil, err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -63,7 +64,7 @@ func (o Options) buildNeeds(ctx context.Context, w io.Writer) (short []string, e
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", need, verdict, gib(least), gib(found))
 	}
-	row("memory", buildMemory, int64(f.Memory.Total))
+	row("memory", buildMemory, int64(machine.Totalram)*int64(machine.Unit))
 	for _, place := range []struct{ name, dir string }{{"room for the output", o.OutDir}, {"room for the cache", o.CacheDir}} {
 		free, err := freeBytes(place.dir)
 		if err != nil {

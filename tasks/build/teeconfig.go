@@ -37,13 +37,16 @@ func CheckTEEConfig(ctx context.Context, o Options, w io.Writer) error {
 	}
 	var errs []error
 	for _, kind := range []string{"SEV-SNP", "TDX"} {
-		spec := specFor(kind, c)
+		spec, notes := specFor(kind, c, known)
 		text, err := domain.XML(spec)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", kind, err))
 			continue
 		}
 		fmt.Fprintf(w, "== %s\n%s\n", kind, text)
+		for _, n := range notes {
+			fmt.Fprintf(w, "note: %s\n", n)
+		}
 		verdict, err := againstSchema(ctx, text)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: libvirt's schema: %w", kind, err))
@@ -65,26 +68,49 @@ func CheckTEEConfig(ctx context.Context, o Options, w io.Writer) error {
 	return errors.Join(errs...)
 }
 
+// leastTDXMiB is what a definition of a TDX guest needs (domain.Spec).
+const leastTDXMiB = 3072
+
 // specFor is the guest that the installer defines, without GPUs and site.conf,
-// which are of the host. Its files are where the installer puts them.
-func specFor(kind string, c conf.Config) domain.Spec {
+// which are of the host. Its files are where the installer puts them. notes say
+// where it is not what will be defined.
+func specFor(kind string, c conf.Config, doc *measurements.Document) (s domain.Spec, notes []string) {
 	at := func(name string) string { return deployment.Root + "/" + manifest.Name + "/" + name }
-	s := domain.Spec{
+	s = domain.Spec{
 		Name: manifest.Name, MemoryMiB: int(c.TEE.MemorySize >> 20), VCPUs: c.TEE.VCPUs, InsecureDebug: c.TEE.InsecureDebug,
-		Boot: domain.Direct, Kernel: at("kernel"), Initrd: at("initrd"), CommandLine: "ro",
+		Boot: domain.Direct, Kernel: at("kernel"), Initrd: at("initrd"),
 		Firmware: domain.Firmware{Image: at("firmware.fd")}, Disk: domain.Volume{Path: "/dev/disk/by-id/target", Block: true},
 		ConsoleFile: at("console.log"),
 	}
+	profile := "snp"
+	if kind == "TDX" {
+		profile = "attested"
+	}
+	if doc != nil {
+		for _, l := range doc.CommandLines {
+			if l.Profile == profile {
+				s.CommandLine = l.Line
+			}
+		}
+	}
+	if s.CommandLine == "" {
+		s.CommandLine = "not-built"
+		notes = append(notes, "the command line is a stand-in: no image with key profile "+profile+" is built")
+	}
 	if kind == "TDX" {
 		s.TDX = &domain.TDX{Attributes: c.TEE.PolicyTDX}
-		s.MemoryMiB = max(s.MemoryMiB, 3072) // below it the domain is refused
-		return s
+		if s.MemoryMiB < leastTDXMiB {
+			notes = append(notes, fmt.Sprintf("TEE_MEMORY_SIZE is %d MiB, and a TDX guest needs %d, which is shown: installing on a TDX host will be refused", s.MemoryMiB, leastTDXMiB))
+			s.MemoryMiB = leastTDXMiB
+		}
+		return s, notes
 	}
 	s.SNP = &domain.SNP{Policy: c.TEE.PolicySNP, KernelHashes: true}
 	if s.CPUModel = c.TEE.CPUModel; s.CPUModel == "auto" {
-		s.CPUModel = "EPYC-Milan" // the installer takes the host's
+		s.CPUModel = "EPYC-Milan"
+		notes = append(notes, "TEE_CPU_MODEL=auto is shown as "+s.CPUModel+": the installer takes the host's")
 	}
-	return s
+	return s, notes
 }
 
 // againstSchema has xmllint compare the definition with libvirt's schema.

@@ -75,7 +75,7 @@ func Validate(ctx context.Context, o Options, v Validation, w io.Writer) error {
 			}
 			defer m.Close()
 			b.log.event("validate", "booting cc-base.qcow2; its console goes to %s", m.ConsoleLog)
-			if _, err := m.Expect(ctx, readyLine); err != nil {
+			if err := b.untilReady(ctx, m); err != nil {
 				return err
 			}
 			args = append(args, "--live", socket)
@@ -84,6 +84,15 @@ func Validate(ctx context.Context, o Options, v Validation, w io.Writer) error {
 		err = b.Host.Run(ctx, sh.Cmd{Name: filepath.Join(folder, "cc-install"), Args: append(args, v.Areas...), Stdout: w})
 		return verdict(err)
 	})
+}
+
+// untilReady waits for a booting guest; a line now and then tells so.
+func (b *Build) untilReady(ctx context.Context, m *vm.Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	defer waiting(b.Stderr, "waiting for the guest to be ready")()
+	_, err := m.Expect(ctx, readyLine)
+	return err
 }
 
 // verdict makes the exit status of the checking program an error of ours.

@@ -10,6 +10,7 @@ package lab_test
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,21 +71,16 @@ func offer(t *testing.T, g *lab.Guest, tmp string) {
 func foreignDisk(t *testing.T, file string) {
 	t.Helper()
 	var volumes []disk.Volume
-	for label, kind := range map[string]string{
-		"root": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "usr": "8484680C-9521-48C6-9C11-B0720656F69E",
-		"home": "933AC7E1-2EB4-4F13-B844-0E14E2AEF915", "srv": "3B8F8425-20E0-4F3B-907F-1A25A76F98E8",
-		"var": "4D21B016-B534-45C2-A9FB-5C16E091FD2D", "swap": "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
+	for n, p := range []struct{ label, kind string }{
+		{"root", "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"}, {"usr", "8484680C-9521-48C6-9C11-B0720656F69E"},
+		{"home", "933AC7E1-2EB4-4F13-B844-0E14E2AEF915"}, {"srv", "3B8F8425-20E0-4F3B-907F-1A25A76F98E8"},
+		{"var", "4D21B016-B534-45C2-A9FB-5C16E091FD2D"}, {"swap", "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"},
 	} {
-		guid := "00000000-0000-4000-8000-0000000000" + strings.ToUpper(hexByte(len(volumes)+16))
-		volumes = append(volumes, disk.Volume{Label: label, TypeGUID: kind, GUID: guid, Size: 4 << 20})
+		volumes = append(volumes, disk.Volume{Label: p.label, TypeGUID: p.kind, GUID: fmt.Sprintf("00000000-0000-4000-8000-%012X", n+16), Size: 4 << 20})
 	}
 	if _, err := disk.Assemble(context.Background(), file, "00000000-0000-4000-8000-00000000FFFF", volumes); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func hexByte(n int) string {
-	return string("0123456789abcdef"[n>>4]) + string("0123456789abcdef"[n&15])
 }
 
 func TestWhatTheHostSlipsInHasNoEffectAndTheGuestsChecksPass(t *testing.T) {
