@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -348,6 +349,23 @@ func TestADeviceThatIsMountedByAnotherNodeIsRefused(t *testing.T) {
 	}
 }
 
+// removePartitions takes the partitions of a device back from the kernel, which
+// refuses while anybody has one open: whoever looks at all disks of this machine
+// does for a moment, the tests beside this one among them.
+func removePartitions(t *testing.T, device string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out, err := exec.Command("partx", "--delete", device).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("partx --delete: %s", out)
+			return
+		}
+	}
+}
+
 func TestADiskWithAMountedPartitionIsRefused(t *testing.T) {
 	t.Parallel()
 	device, _ := loopDevice(t, 32)
@@ -356,11 +374,7 @@ func TestADiskWithAMountedPartitionIsRefused(t *testing.T) {
 	if out, err := exec.Command("partx", "--add", device).CombinedOutput(); err != nil {
 		t.Skipf("partx does not work here: %v: %s", err, out)
 	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("partx", "--delete", device).CombinedOutput(); err != nil {
-			t.Errorf("partx --delete: %s", out)
-		}
-	})
+	t.Cleanup(func() { removePartitions(t, device) })
 	name := filepath.Base(device)
 	raw, err := os.ReadFile(filepath.Join("/sys/block", name, name+"p1", "dev"))
 	if err != nil {
