@@ -16,6 +16,7 @@ import (
 
 	"cc-base/tasks/conf"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/filetest"
 )
 
 func repo(t *testing.T) string {
@@ -86,18 +87,52 @@ func TestTheProgramTextOfAStageIsPartOfItsKey(t *testing.T) {
 	}
 }
 
-func TestAProgramDigestFollowsImports(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) {
+// writeBelow writes a file and makes its folder.
+func writeBelow(t *testing.T, dir, name, text string) {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	filetest.Write(t, file, []byte(text))
+}
+
+func TestAStagesDigestCoversItsFilesAndNoOtherStages(t *testing.T) {
+	b := &Build{Options: Options{Repo: t.TempDir()}}
+	write := func(name, text string) { writeBelow(t, b.Repo, name, text) }
+	digest := func() string {
 		t.Helper()
-		file := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		d, err := b.codeDigest("dir", "some")
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+		return d
+	}
+	write("go.sum", "")
+	write("low/low.go", "package low\n")
+	write("dir/stage_some.go", "package dir\n")
+	for _, step := range []struct {
+		file, text string
+		changes    bool
+	}{
+		{"dir/stage_some_part.go", "package dir\nimport _ \"cc-base/low\"\n", true},
+		{"low/low.go", "package low // changed\n", true},
+		{"dir/stage_some_part_test.go", "package dir\n", false},
+		{"dir/stage_somewhat.go", "package dir\n", false},
+		{"dir/stage_other_some.go", "package dir\n", false},
+		{"dir/state.go", "package dir\n", false},
+	} {
+		before := digest()
+		write(step.file, step.text)
+		if changed := digest() != before; changed != step.changes {
+			t.Errorf("%s: the digest changes: %t", step.file, changed)
 		}
 	}
+}
+
+func TestAProgramDigestFollowsImports(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) { writeBelow(t, dir, name, text) }
 	write("go.sum", "")
 	write("top/top.go", "package top\nimport _ \"cc-base/mid\"\n")
 	write("mid/mid.go", "package mid\nimport _ \"cc-base/low\"\n")

@@ -20,16 +20,34 @@ import (
 // module is the import path prefix of our own packages.
 const module = "cc-base/"
 
-// codeDigest returns a digest of the program text that makes a stage: the file
-// stage_NAME.go in dir and every package of this repository that it imports,
-// directly or not, with the versions of all others (go.sum) and of the
-// compiler. A change elsewhere in the program leaves the stage's results valid.
+// codeDigest returns a digest of the program text that makes a stage: the files
+// stage_NAME.go and stage_NAME_*.go in dir and every package of this repository
+// that they import, directly or not, with the versions of all others (go.sum)
+// and of the compiler. A change elsewhere in the program leaves the stage's
+// results valid.
 func (b *Build) codeDigest(dir, stage string) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(b.Repo, dir))
+	if err != nil {
+		return "", err
+	}
 	c := code{repo: b.Repo, seen: map[string]bool{}}
 	if err := c.file(filepath.Join(dir, "stage_"+stage+".go")); err != nil {
 		return "", err
 	}
+	for _, e := range entries {
+		if !isProgram(e.Name()) || !strings.HasPrefix(e.Name(), "stage_"+stage+"_") {
+			continue
+		}
+		if err := c.file(filepath.Join(dir, e.Name())); err != nil {
+			return "", err
+		}
+	}
 	return c.digest()
+}
+
+// isProgram tells Go files from tests and everything else.
+func isProgram(name string) bool {
+	return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go")
 }
 
 // programDigest is the same for a whole program, such as cc-guest.
@@ -57,7 +75,7 @@ func (c *code) pkg(dir string) error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+		if !isProgram(name) {
 			continue
 		}
 		if err := c.file(filepath.Join(dir, name)); err != nil {
