@@ -15,6 +15,7 @@ import (
 	"cc-base/tasks/fault/faulttest"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/manifest"
 	"cc-base/tasks/seal"
 	"cc-base/tasks/seal/header"
 	"cc-base/tasks/sh"
@@ -283,6 +284,26 @@ func TestAWrongImageKeyWritesNothingToTheDisk(t *testing.T) {
 	_, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes", "--image-key", key)
 	faulttest.Want(t, err, fault.Sealing, "opens none of its keyslots")
 	unchanged(t, h.disk)
+}
+
+func TestADebugImageIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.image.Manifest.CommandLine += " " + manifest.DebugMark
+	h.image.CommandLine = h.image.Manifest.CommandLine
+	if err := h.image.Write(h.dir); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes")
+	faulttest.Want(t, err, fault.DebugImage, "root shell")
+	if fault.Exit(err) != fault.ExitUnsafe {
+		t.Errorf("exit status %d", fault.Exit(err))
+	}
+	unchanged(t, h.disk)
+	out, err := h.run(t, t.Context(), false, "install", "--disk-only", h.disk, "--yes", "--allow-debug")
+	if err != nil || !strings.Contains(out, "DEBUG IMAGE") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 func TestAnOlderImageIsRefused(t *testing.T) {

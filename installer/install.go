@@ -167,6 +167,9 @@ func (a *app) prepare(ctx context.Context, src *source, t target.Target, o optio
 	if err := a.teeAllowed(src.folder, o); err != nil {
 		return job{}, err
 	}
+	if err := a.notDebug(src.manifest, o); err != nil {
+		return job{}, err
+	}
 	if err := a.notOlder(src, t, o); err != nil {
 		return job{}, err
 	}
@@ -371,6 +374,19 @@ func (a *app) teeAllowed(folder *unpacked.Folder, o options) error {
 	}
 	return fault.Newf(fault.NoTEE, "TEE_TYPE is %s and this host offers %s: %s", want, kind, why).
 		Hint("--allow-plain installs all the same, without protection against the host")
+}
+
+// notDebug refuses an image with a shell on its console unless that is wanted.
+func (a *app) notDebug(m manifest.Manifest, o options) error {
+	switch {
+	case !m.Debug():
+		return nil
+	case o.allowDebug:
+		a.say("warning: this is a DEBUG IMAGE: whoever has the VM's console has a root shell")
+		return nil
+	}
+	return fault.Newf(fault.DebugImage, "this is a debug image, with a root shell on its console").
+		Hint("--allow-debug installs it all the same, on a machine for tests")
 }
 
 func (a *app) showPlan(t target.Target, p plan) {

@@ -33,7 +33,7 @@ const usage = `usage:
   cc-install list-devices [--all] [--json]     disks of this host, best target first
   cc-install plan [DEV] [--json]               every write that install would do; changes nothing
   cc-install install [DEV] [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc] [--site FILE]
-                     [--image-key FILE] [--allow-plain] [--allow-downgrade] [--disk-only] [--emulate]
+                     [--image-key FILE] [--allow-plain] [--allow-downgrade] [--allow-debug] [--disk-only] [--emulate]
                                                write the image to DEV with keys of its own and prove
                                                that it is there; define the VM, start it and wait
                                                until it is ready
@@ -65,6 +65,7 @@ const usage = `usage:
   --dir DIR      the unpacked installer (default: the folder of cc-install)
   --allow-plain  accept a host without SEV-SNP and TDX: the VM is then not
                  protected against the host
+  --allow-debug  accept an image with a root shell on its console
   --allow-file   accept a regular file as DEV
 
 Without DEV: AUTO_SELECT=true chooses the best free disk, NVMe before SSD before
@@ -114,18 +115,18 @@ type app struct {
 
 // options are all flags; each command accepts some of them.
 type options struct {
-	dir, state, name, imageKey, recipient    string
-	json, tap, junit, yes, dryRun, all       bool
-	allowPlain, allowAnyFile, allowDowngrade bool
-	diskOnly, emulate, undo, wipe            bool
-	site, uplink, live                       string
-	facts, allowSmall                        bool
-	root, from, receipts                     string
+	dir, state, name, imageKey, recipient                string
+	json, tap, junit, yes, dryRun, all                   bool
+	allowPlain, allowAnyFile, allowDowngrade, allowDebug bool
+	diskOnly, emulate, undo, wipe                        bool
+	site, uplink, live                                   string
+	facts, allowSmall                                    bool
+	root, from, receipts                                 string
 }
 
 // installFlags are the flags of plan, which install has too.
 func installFlags() []string {
-	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade", "disk-only", "emulate", "site", "uplink", "root"}
+	return []string{"dir", "state", "name", "image-key", "recipient", "allow-plain", "allow-file", "allow-downgrade", "allow-debug", "disk-only", "emulate", "site", "uplink", "root"}
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -253,6 +254,8 @@ func (o *options) parse(getenv func(string) string, name string, args, accepted 
 			set.BoolVar(&o.facts, f, false, "")
 		case "allow-small":
 			set.BoolVar(&o.allowSmall, f, false, "")
+		case "allow-debug":
+			set.BoolVar(&o.allowDebug, f, false, "")
 		case "allow-file":
 			set.BoolVar(&o.allowAnyFile, f, false, "")
 		}

@@ -13,7 +13,7 @@ import (
 // installUsage is shown with the list of devices where none is named. The
 // users of install.sh see it, too.
 const installUsage = `usage: ./install.sh DEVICE [--name NAME] [--yes] [--dry-run] [--recipient KEY.asc]
-                    [--image-key FILE] [--allow-plain] [--allow-downgrade]
+                    [--image-key FILE] [--allow-plain] [--allow-downgrade] [--allow-debug]
        AUTO_SELECT=true ./install.sh …   chooses the best free disk and has its name typed
        PREFER_NVME=true, PREFER_SSD=true   the same, with that class first
        DEBUG=true                          shows every device with every rule

@@ -3,4 +3,6 @@
 # Options: --json, --tap.
 . "$(dirname -- "$0")/common.sh"
 
+# shellcheck disable=SC2034 # read by common.sh
+guest_checks='attestation gpu'
 cc_check device "$@"

@@ -25,6 +25,7 @@ import (
 	"cc-base/tasks/tee/ovmf/ovmftest"
 	"cc-base/validation"
 	"cc-base/validation/check"
+	"cc-base/validation/guest"
 )
 
 // host has one free disk of 100 GiB.
@@ -337,6 +338,11 @@ func TestTheScriptsNameAreas(t *testing.T) {
 		area, _, _ := strings.Cut(rest, " ")
 		if !ok || !slices.Contains(check.Areas(validation.All(&validation.Env{})), area) || strings.Count(string(raw), "\n") > 15 {
 			t.Errorf("%s: area %q", script, area)
+		}
+		_, rest, _ = strings.Cut(string(raw), "\nguest_checks='")
+		names, _, _ := strings.Cut(rest, "'")
+		if chosen, err := check.Select(guest.All(guest.Env{}), strings.Fields(names)); err != nil || names == "" || len(chosen) == 0 {
+			t.Errorf("%s: checks of the guest %q: %v", script, names, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -20,8 +21,27 @@ const (
 	checkOutput = "/run/cc/check.json"
 )
 
-// runChecks runs the checks of the guest here and now.
-func runChecks(ctx context.Context, show func(check.Report, io.Writer) error) error {
+// checkVerb returns the verb `check [--json] [AREA|ID]...`; ok tells whether
+// these are its arguments.
+func checkVerb(args []string) (verb func(context.Context) error, ok bool) {
+	set := flag.NewFlagSet("check", flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	inJSON, inTAP := set.Bool("json", false, ""), set.Bool("tap", false, "")
+	if err := set.Parse(args); err != nil || *inJSON && *inTAP {
+		return nil, false
+	}
+	show := check.Report.Text
+	switch {
+	case *inJSON:
+		show = asJSON
+	case *inTAP:
+		show = check.Report.TAP
+	}
+	return func(ctx context.Context) error { return runChecks(ctx, set.Args(), show) }, true
+}
+
+// runChecks runs the named checks of the guest, or all, here and now.
+func runChecks(ctx context.Context, names []string, show func(check.Report, io.Writer) error) error {
 	ready, err := readyCheck()
 	if err != nil {
 		return err
@@ -35,11 +55,15 @@ func runChecks(ctx context.Context, show func(check.Report, io.Writer) error) er
 			return text, err
 		}
 	}
-	report := check.Run(ctx, check.Guest, guest.All(guest.Env{
+	checks, err := check.Select(guest.All(guest.Env{
 		Root: os.DirFS("/"), Ready: ready,
 		Ruleset: output("/usr/sbin/nft", "-j", "list", "ruleset"),
 		Audit:   output("/usr/sbin/auditctl", "-s"),
-	}))
+	}), names)
+	if err != nil {
+		return fault.New(fault.Usage, err)
+	}
+	report := check.Run(ctx, check.Guest, checks)
 	if err := show(report, os.Stdout); err != nil {
 		return err
 	}

@@ -24,7 +24,6 @@ import (
 	"cc-base/tasks/fault"
 	"cc-base/tasks/seal/header"
 	"cc-base/tasks/tpm"
-	"cc-base/validation/check"
 )
 
 // plainVerbs may be called by root at any time.
@@ -39,8 +38,6 @@ func plainVerbs() map[string]func(context.Context) error {
 		"keys renew-volume":    renewVolume,
 		"keys generate":        generateIdentity,
 		"serve":                serve,
-		"check":                func(ctx context.Context) error { return runChecks(ctx, check.Report.Text) },
-		"check --json":         func(ctx context.Context) error { return runChecks(ctx, asJSON) },
 	}
 }
 

@@ -26,7 +26,8 @@
 //	cc-guest keys generate            makes the guest's own key pair
 //	cc-guest attest --nonce HEX [--json]
 //	                                  has the processor vouch for the guest's key
-//	cc-guest check [--json]           runs the checks of the guest
+//	cc-guest check [--json | --tap] [AREA|ID]...
+//	                                  runs the checks of the guest
 //	cc-guest serve                    answers the host on a virtio-serial port
 package main
 
@@ -98,8 +99,11 @@ func main() {
 		return
 	}
 	verb, ok := plainVerbs()[strings.Join(os.Args[1:], " ")]
-	if os.Args[1] == "attest" {
+	switch os.Args[1] {
+	case "attest":
 		verb, ok = attestVerb(os.Args[2:])
+	case "check":
+		verb, ok = checkVerb(os.Args[2:])
 	}
 	if !ok {
 		usage()
@@ -140,7 +144,7 @@ func usage() {
 	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|place|ready|readall|watch|gone|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
 		"       cc-guest attest --nonce HEX [--json]\n"+
-		"       cc-guest check [--json]")
+		"       cc-guest check [--json | --tap] [AREA|ID]...")
 	os.Exit(fault.ExitUsage)
 }
 
@@ -253,7 +257,15 @@ func sayReady(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.GuestBoot, err)
 	}
-	return console(strings.Join(append(state.Lines(), ready.Line), "\n") + "\n")
+	params, err := readParams()
+	if err != nil {
+		return err
+	}
+	lines := state.Lines()
+	if params.Debug {
+		lines = append(lines, "cc-base: DEBUG IMAGE: a root shell is on the console; whoever has it has the machine")
+	}
+	return console(strings.Join(append(lines, ready.Line), "\n") + "\n")
 }
 
 // readyCheck returns what has to hold for the system to be ready, and then for

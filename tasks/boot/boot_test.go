@@ -102,10 +102,11 @@ func TestTheCommandLineIsExact(t *testing.T) {
 	for _, profile := range []string{"tpm", "snp", "attested"} {
 		for _, lockdown := range []bool{false, true} {
 			for _, oops := range []bool{false, true} {
-				fmt.Fprintf(&all, "%s lockdown=%v oops=%v: %s\n", profile, lockdown, oops, boot.CommandLine(volumes, profile, lockdown, oops))
+				fmt.Fprintf(&all, "%s lockdown=%v oops=%v: %s\n", profile, lockdown, oops, boot.CommandLine(volumes, profile, boot.Kernel{Lockdown: lockdown, PanicOnOops: oops}))
 			}
 		}
 	}
+	fmt.Fprintf(&all, "debug: %s\n", boot.CommandLine(volumes, "tpm", boot.Kernel{Lockdown: true, PanicOnOops: true, Debug: true}))
 	golden.Compare(t, "cmdline.txt", all.String())
 }
 

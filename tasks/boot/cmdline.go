@@ -14,11 +14,18 @@ type Sealed struct {
 	Verity    manifest.Verity
 }
 
+// Kernel are the settings of the configuration that the command line carries.
+type Kernel struct {
+	Lockdown    bool // lockdown=integrity and signed modules only
+	PanicOnOops bool // oops=panic
+	Debug       bool // marks an image with a shell on its console
+}
+
 // CommandLine returns the image's kernel command line for one key profile (tpm,
 // snp or attested). It is measured, so it fixes everything that the guest must
 // not be talked out of, the profile among it, and holds no value that differs
 // between two sites.
-func CommandLine(volumes []Sealed, profile string, lockdown, panicOnOops bool) string {
+func CommandLine(volumes []Sealed, profile string, k Kernel) string {
 	var words []string
 	for _, v := range volumes {
 		words = append(words, v.parameter())
@@ -43,13 +50,16 @@ func CommandLine(volumes []Sealed, profile string, lockdown, panicOnOops bool) s
 		// fail and end in a panic; a TEE's timer is not checked this way.
 		"no_timer_check",
 	)
-	if panicOnOops {
+	if k.PanicOnOops {
 		words = append(words, "oops=panic")
 	}
-	if lockdown {
+	if k.Lockdown {
 		// Each alone would do for modules; the second holds where a kernel is
 		// built without the first.
 		words = append(words, "lockdown=integrity", "module.sig_enforce=1")
+	}
+	if k.Debug {
+		words = append(words, manifest.DebugMark)
 	}
 	return strings.Join(words, " ")
 }

@@ -160,6 +160,18 @@ func (b *Build) out(elem ...string) string {
 func (b *Build) scratch(elem ...string) string {
 	return filepath.Join(append([]string{b.OutDir, "scratch"}, elem...)...)
 }
+
+// keysDir is the folder of this image's keys, or a file in it. Those of a debug
+// image are apart, so that no machine that trusts the others accepts it: not its
+// boot image (Secure Boot, and the TPM's policy of PCR 11), not its installer.
+func (b *Build) keysDir(elem ...string) string {
+	dir := []string{"keys"}
+	if b.Config.Security.DebugImage {
+		dir = append(dir, "debug")
+	}
+	return b.out(append(dir, elem...)...)
+}
+
 func (b *Build) stateDir() string { return b.out("state") }
 
 // lock takes the output folder for this process. Two builds in one folder

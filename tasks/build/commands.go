@@ -59,12 +59,16 @@ func MakeSigningKey(o Options) error {
 	if err := o.makeOut(); err != nil {
 		return err
 	}
-	b := Build{Options: o}
-	key, err := sign.GenerateKey(b.out("keys"), projectKey())
+	config, err := o.config()
+	if err != nil {
+		return err
+	}
+	b := Build{Options: o, Config: config}
+	key, err := sign.GenerateKey(b.keysDir(), b.projectKey())
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	fmt.Fprintf(o.Stderr, "keys: made %s, %s; give %s to those who verify\n", key.Identity(), key.Fingerprint(), b.out("keys", sign.PublicName))
+	fmt.Fprintf(o.Stderr, "keys: made %s, %s; give %s to those who verify\n", key.Identity(), key.Fingerprint(), b.keysDir(sign.PublicName))
 	return nil
 }

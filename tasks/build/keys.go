@@ -44,7 +44,7 @@ type buildKey struct {
 // certificates begin at.
 func (b *Build) buildKeys(epoch int64) []buildKey {
 	keys := []buildKey{{
-		name: "signing", file: b.out("keys", sign.PrivateName), public: b.out("keys", sign.PublicName), kind: "OpenPGP, Ed25519",
+		name: "signing", file: b.keysDir(sign.PrivateName), public: b.keysDir(sign.PublicName), kind: "OpenPGP, Ed25519",
 		make: b.makeSigningKey, print: openPGPFingerprint, detail: openPGPDetail,
 	}}
 	for _, name := range boot.KeyNames() {
@@ -129,7 +129,11 @@ func generate(o Options, w io.Writer, which func(buildKey) bool) error {
 // ShowKeys prints a table of the build's keys, those that are not there too. It
 // makes nothing and reads nothing secret.
 func ShowKeys(o Options, w io.Writer) error {
-	b := &Build{Options: o}
+	config, err := o.config()
+	if err != nil {
+		return err
+	}
+	b := &Build{Options: o, Config: config}
 	return b.writeKeys(w, b.buildKeys(0), "", nil)
 }
 
@@ -218,10 +222,10 @@ func hexSum(data []byte) string {
 }
 
 func (b *Build) makeSigningKey() (made bool, err error) {
-	if exists(b.out("keys", sign.PrivateName)) {
+	if exists(b.keysDir(sign.PrivateName)) {
 		return false, nil
 	}
-	key, err := sign.GenerateKey(b.out("keys"), projectKey())
+	key, err := sign.GenerateKey(b.keysDir(), b.projectKey())
 	if err != nil {
 		return false, err
 	}
@@ -297,11 +301,15 @@ func pcrFingerprint(public []byte) (string, error) {
 // recipient, or to KEY_RECIPIENTS of the configuration where it is empty, and
 // writes out/keys/recovery.asc in place of an older one.
 func WriteRecovery(o Options, recipientFile string) error {
-	to, err := recipients(o, recipientFile)
+	config, err := o.config()
 	if err != nil {
 		return err
 	}
-	b := &Build{Options: o}
+	b := &Build{Options: o, Config: config}
+	to, err := b.recipients(recipientFile)
+	if err != nil {
+		return err
+	}
 	key, err := seal.RecoveryKey(b.recoveryKeyFile())
 	if err != nil {
 		return err
@@ -314,7 +322,7 @@ func WriteRecovery(o Options, recipientFile string) error {
 	if err := recipient.Encrypt(&message, key, to...); err != nil {
 		return fault.New(fault.SigningKey, fmt.Errorf("encrypting the recovery key: %w", err))
 	}
-	file := b.out("keys", "recovery.asc")
+	file := b.keysDir("recovery.asc")
 	if err := atomicfile.Write(file, 0o644, message.Bytes()); err != nil {
 		return err
 	}
@@ -325,16 +333,12 @@ func WriteRecovery(o Options, recipientFile string) error {
 	return nil
 }
 
-func recipients(o Options, file string) ([]recipient.Recipient, error) {
+func (b *Build) recipients(file string) ([]recipient.Recipient, error) {
 	files := []string{file}
 	if file == "" {
-		config, err := o.config()
-		if err != nil {
-			return nil, err
-		}
 		files = nil
-		for _, name := range config.Security.KeyRecipients {
-			files = append(files, filepath.Join(o.ConfigDir, name))
+		for _, name := range b.Config.Security.KeyRecipients {
+			files = append(files, filepath.Join(b.ConfigDir, name))
 		}
 		if len(files) == 0 {
 			return nil, fault.Newf(fault.Usage, "to whom?").Hint("mage keys:recovery -recipient=FILE, or KEY_RECIPIENTS in config/security.conf")

@@ -165,7 +165,6 @@ func TestAKeyThatCannotBeReadStopsNoOther(t *testing.T) {
 
 func TestShowingKeysMakesNone(t *testing.T) {
 	o := planOptions(t)
-	o.ConfigDir = filepath.Join(t.TempDir(), "none") // nor does it need a configuration
 	var table bytes.Buffer
 	if err := ShowKeys(o, &table); err != nil {
 		t.Fatal(err)

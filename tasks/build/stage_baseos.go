@@ -1,9 +1,13 @@
 package build
 
 import (
+	"archive/tar"
 	"context"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"cc-base/tasks/rootfs"
 )
@@ -12,7 +16,7 @@ func baseOSStage() stage {
 	return stage{
 		name:    "baseos",
 		title:   "laying overlays and settings over the packages",
-		keys:    []string{"HOSTNAME", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
+		keys:    []string{"HOSTNAME", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH", "DEBUG_IMAGE"},
 		reads:   []string{"bootstrap"},
 		facts:   overlayDigests,
 		cached:  true,
@@ -21,7 +25,11 @@ func baseOSStage() stage {
 	}
 }
 
-// overlays returns the overlay folders: those that hold a tree.
+// debugOverlay is the name of the overlay that opens an image.
+const debugOverlay = "debug"
+
+// overlays returns the overlay folders: those that hold a tree, without the one
+// that opens the image unless that is wanted.
 func (b *Build) overlays() ([]string, error) {
 	trees, err := filepath.Glob(filepath.Join(b.Repo, "overlays", "*", "tree"))
 	if err != nil {
@@ -29,7 +37,11 @@ func (b *Build) overlays() ([]string, error) {
 	}
 	var dirs []string
 	for _, t := range trees {
-		dirs = append(dirs, filepath.Dir(t))
+		dir := filepath.Dir(t)
+		if filepath.Base(dir) == debugOverlay && !b.Config.Security.DebugImage {
+			continue
+		}
+		dirs = append(dirs, dir)
 	}
 	return dirs, nil
 }
@@ -49,7 +61,23 @@ func overlayDigests(b *Build) (map[string]string, error) {
 			facts["overlay:"+filepath.Base(dir)+":modes"] = string(modes)
 		}
 	}
-	return facts, nil
+	if b.Config.Security.DebugImage {
+		facts["validation scripts"], err = treeDigest(filepath.Join(b.Repo, "validation"))
+	}
+	return facts, err
+}
+
+// debugScripts are the checks of an installer as scripts, which ask cc-guest
+// where there is no cc-install.
+func (b *Build) debugScripts() rootfs.Layer {
+	layer := rootfs.Layer{Name: "validation"}
+	for name, mode := range scripts() {
+		if path.Dir(name) == "validation" {
+			layer.Entries = append(layer.Entries, rootfs.Entry{Path: "/usr/lib/cc/" + name, Type: tar.TypeReg, Mode: int64(mode), Source: b.scriptSource(name)})
+		}
+	}
+	slices.SortFunc(layer.Entries, func(a, b rootfs.Entry) int { return strings.Compare(a.Path, b.Path) })
+	return layer
 }
 
 func baseOS(ctx context.Context, b *Build) error {
@@ -65,6 +93,10 @@ func baseOS(ctx context.Context, b *Build) error {
 			return err
 		}
 		layers = append(layers, layer)
+	}
+	if b.Config.Security.DebugImage {
+		b.log.event("baseos", "DEBUG IMAGE: a root shell on the console; never a production image")
+		layers = append(layers, b.debugScripts())
 	}
 	return rootfs.Merge(ctx, b.scratch("base.tar"), b.scratch("rootfs.tar"), rootfs.Dropped, c.SourceDateEpoch, layers...)
 }

@@ -46,8 +46,8 @@ func sealedFiles(b *Build, name string) []string {
 	return []string{b.scratch(name + ".volume"), b.scratch(name + ".json")}
 }
 
-func (b *Build) imageKeyFile() string    { return b.out("keys", "image.key") }
-func (b *Build) recoveryKeyFile() string { return b.out("keys", "recovery.key") }
+func (b *Build) imageKeyFile() string    { return b.keysDir("image.key") }
+func (b *Build) recoveryKeyFile() string { return b.keysDir("recovery.key") }
 
 // volumeKeyDigests makes the volumes depend on what opens them, so that a new
 // key gives new volumes. The keys have 256 bits of entropy: their digests tell

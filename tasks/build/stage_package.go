@@ -97,7 +97,7 @@ func (b *Build) describeImage() (manifest.Manifest, error) {
 	}
 	lines := map[string]string{}
 	for _, p := range b.Config.KeyProfiles() {
-		lines[p] = boot.CommandLine(volumes, p, b.Config.Security.Lockdown, b.Config.Security.PanicOnOops)
+		lines[p] = boot.CommandLine(volumes, p, kernelSettings(b.Config.Security))
 	}
 	return manifest.Manifest{
 		Schema: manifest.Schema, Name: "cc-base", Profile: profile,
@@ -108,6 +108,10 @@ func (b *Build) describeImage() (manifest.Manifest, error) {
 		// is smaller than one boot image for each).
 		CommandLine: lines[b.Config.KeyProfiles()[0]], CommandLines: lines,
 	}, nil
+}
+
+func kernelSettings(s conf.Security) boot.Kernel {
+	return boot.Kernel{Lockdown: s.Lockdown, PanicOnOops: s.PanicOnOops, Debug: s.DebugImage}
 }
 
 func (b *Build) encrypted() bool {

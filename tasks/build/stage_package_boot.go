@@ -17,9 +17,9 @@ import (
 	"cc-base/tasks/sh"
 )
 
-func (b *Build) secureBootDir() string { return b.out("keys", "secureboot") }
+func (b *Build) secureBootDir() string { return b.keysDir("secureboot") }
 
-func (b *Build) pcrKeyDir() string { return b.out("keys", "pcr") }
+func (b *Build) pcrKeyDir() string { return b.keysDir("pcr") }
 
 // certificate returns where the certificate of a Secure Boot key lies.
 func (b *Build) certificate(key string) string { return filepath.Join(b.secureBootDir(), key+".crt") }

@@ -173,7 +173,7 @@ func (b *Build) imageKeyEntry() (bundle.Entry, error) {
 	if len(b.Config.Security.KeyRecipients) == 0 {
 		return bundle.Entry{Name: "installer/image.key", Source: b.imageKeyFile(), Mode: 0o600}, nil
 	}
-	to, err := recipients(b.Options, "")
+	to, err := b.recipients("")
 	if err != nil {
 		return bundle.Entry{}, err
 	}

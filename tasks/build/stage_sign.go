@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cc-base/tasks/digest"
+	"cc-base/tasks/fault"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/sign"
 )
@@ -57,7 +58,12 @@ func (b *Build) signed() []string {
 }
 
 func (b *Build) signing() (sign.Choice, error) {
-	return sign.Choose(b.LookupEnv, b.out("keys"))
+	choice, err := sign.Choose(b.LookupEnv, b.keysDir())
+	if err == nil && b.Config.Security.DebugImage && choice.Source == sign.GivenKey {
+		return sign.Choice{}, fault.Newf(fault.DebugImage, "%s is set, and this is a debug image: its console has a root shell", sign.KeyFileEnv).
+			Hint("unset it: a debug image is signed with the key in %s, which is made for that", b.keysDir())
+	}
+	return choice, err
 }
 
 func signInstaller(ctx context.Context, b *Build) error {
@@ -75,7 +81,7 @@ func signInstaller(ctx context.Context, b *Build) error {
 		}
 		return errors.Join(errs...)
 	}
-	key, err := choice.Key(sign.Passphrase(ctx, b.LookupEnv), projectKey())
+	key, err := choice.Key(sign.Passphrase(ctx, b.LookupEnv), b.projectKey())
 	if err != nil {
 		return err
 	}
@@ -90,10 +96,14 @@ func signInstaller(ctx context.Context, b *Build) error {
 }
 
 // projectKey describes the key that a developer's first build makes.
-func projectKey() sign.Spec {
+func (b *Build) projectKey() sign.Spec {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
 	}
-	return sign.Spec{Name: "cc-base project key", Email: "cc-base@" + host}
+	spec := sign.Spec{Name: "cc-base project key", Email: "cc-base@" + host}
+	if b.Config.Security.DebugImage {
+		spec.Name = "cc-base DEBUG key, not for production"
+	}
+	return spec
 }

@@ -88,6 +88,7 @@ type Security struct {
 	ConsoleRecovery     bool // a recovery key may be typed at the console
 	Lockdown            bool // lockdown=integrity on the kernel command line
 	PanicOnOops         bool // oops=panic on the kernel command line
+	DebugImage          bool // a root shell on the console; see [manifest.DebugMark]
 }
 
 // QEMU is qemu.conf: the virtual machine on the host.

@@ -77,6 +77,10 @@ func securityKeys() []key {
 			meaning:     "Stops the VM on a kernel error (oops=panic) instead of going on in an unknown state.",
 			consequence: "no keeps a VM with a faulty driver running.",
 			field:       yesNo(func(c *Config) *bool { return &c.Security.PanicOnOops })},
+		{name: "DEBUG_IMAGE", def: []string{"no"}, allowed: "yes, no", when: AtBuild,
+			meaning:     "Puts a root shell on the VM's console, for looking around; see config/profiles/debug.conf.",
+			consequence: "Whoever has the console has the machine. The command line is marked cc.debug=1, which is measured, and the image is signed with keys of its own below keys/debug, which no production machine accepts.",
+			field:       yesNo(func(c *Config) *bool { return &c.Security.DebugImage })},
 	}
 }
 

@@ -88,7 +88,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 		"LUKS_CIPHER":      "aes-xts-plain64", "LUKS_KEY_SIZE": "512", "LUKS_HASH": "sha512",
 		"TPM_DEVICE": "/dev/tpm0", "TPM_VERSION": "2.0", "TPM_PCR": "0,1,2,3,7", "TPM_SRK": "", "KEY_PROFILE": "auto",
 		"OPERATOR_KEY": "", "DYNAMIC_INTEGRITY": "auto", "KEY_RECIPIENTS": "",
-		"KEY_ROTATION_INTERVAL": "30d", "CONSOLE_RECOVERY": "no", "LOCKDOWN": "yes", "PANIC_ON_OOPS": "yes",
+		"KEY_ROTATION_INTERVAL": "30d", "CONSOLE_RECOVERY": "no", "DEBUG_IMAGE": "no", "LOCKDOWN": "yes", "PANIC_ON_OOPS": "yes",
 		"QEMU_MACHINE": "q35", "QEMU_CPU_TYPE": "host-passthrough", "QEMU_FIRMWARE": "/usr/share/OVMF/OVMF_CODE.fd",
 		"GPU_SETTINGS_FILE": "/etc/cc/qemu/gpu_settings", "NETWORK_SETTINGS_FILE": "/etc/cc/qemu/network_settings",
 		"NETWORK_TYPE": "bridge", "NETWORK_ISOLATION": "yes",

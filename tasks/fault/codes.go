@@ -24,6 +24,7 @@ const (
 	SigningKey    Code = "CC0602"
 	Damaged       Code = "CC0603"
 	Measurements  Code = "CC0604"
+	DebugImage    Code = "CC0610"
 	DeviceRefused Code = "CC0701"
 	NoDevice      Code = "CC0702"
 	NoTEE         Code = "CC0703"
@@ -195,6 +196,9 @@ func Meanings() []Meaning {
 		{Measurements, ExitFailed, "the measurements are not those of the files",
 			"measurements.json or rvps.json holds another value than the one that boot image, disk, firmware and certificates give, and the first such field is named; or one of them cannot be measured",
 			"trust no value in it; build again, or unpack the installer again after checking its signature"},
+		{DebugImage, ExitUnsafe, "a debug image is no production image",
+			"DEBUG_IMAGE=yes puts a root shell on the console: such an image was to be signed with a given key, or installed without --allow-debug",
+			"build without CC_PROFILE=debug; to look around on a test machine, sign with the key below keys/debug and install with --allow-debug"},
 		{DeviceRefused, ExitUnsafe, "the device was refused as unsafe",
 			"it is mounted, in use, a member of RAID, LVM, ZFS or Ceph, read-only, too small, removable or the system disk, or no free disk is there to choose; every reason is listed",
 			"choose another device with --list-devices; --verify DEVICE shows every rule"},

@@ -47,6 +47,13 @@ type Manifest struct {
 	Files []File `json:"files"` // of the installer, sorted by path
 }
 
+// DebugMark is the word of the command line that marks a debug image, one whose
+// console has a root shell. It is measured like every other.
+const DebugMark = "cc.debug=1"
+
+// Debug tells whether the image is a debug image.
+func (m Manifest) Debug() bool { return slices.Contains(strings.Fields(m.CommandLine), DebugMark) }
+
 // Disk is the image as a disk.
 type Disk struct {
 	File        string      `json:"file"`        // name in the installer, a qcow2

@@ -9,6 +9,7 @@
 //	cc.keys=tpm
 //	cc.readall=1
 //	cc.test=1
+//	cc.debug=1
 package cmdline
 
 import (
@@ -53,6 +54,7 @@ type Params struct {
 	Keys              string // the key profile
 	ReadAll           bool   // read every byte before the machine is called ready
 	Test              bool   // the measured mark of an image with devices that are not real
+	Debug             bool   // the measured mark of an image with a shell on its console
 }
 
 // Volumes returns the volumes in the order in which they are opened.
@@ -120,12 +122,13 @@ func (p *Params) setting(key, value string) (known bool, err error) {
 			return true, errors.New("cc.keys is not a key profile")
 		}
 		p.Keys = value
-	case "cc.readall", "cc.test":
+	case "cc.readall", "cc.test", "cc.debug":
 		if value != "1" {
 			return true, fmt.Errorf("%s is not 1", key)
 		}
 		p.ReadAll = p.ReadAll || key == "cc.readall"
 		p.Test = p.Test || key == "cc.test"
+		p.Debug = p.Debug || key == "cc.debug"
 	default:
 		return false, nil
 	}
