@@ -2,212 +2,31 @@ package bridge_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cc-base/installer/bridge"
 	"cc-base/installer/hostlab"
+	"cc-base/installer/hostlab/packets"
 	"cc-base/installer/machine"
 	"cc-base/tasks/sh"
 )
 
-// Under this variable the test's own program is a network program, run inside a
-// namespace: it prints which of the targets answer, as JSON, or serves.
-const probeEnv = "CC_TEST_PROBE"
-
-func TestMain(m *testing.M) {
-	switch job, rest, _ := strings.Cut(os.Getenv(probeEnv), " "); job {
-	case "":
-		os.Exit(m.Run())
-	case "ask":
-		ask(strings.Fields(rest))
-	case "serve":
-		serve(strings.Fields(rest))
-	}
-}
-
-const patience = 1500 * time.Millisecond
-
-// ask tries targets at once: tcp:ADDRESS:PORT answers when it accepts and says
-// hello, udp:… when it echoes, dns:… when it answers a query, dhcp:INTERFACE
-// when it offers an address, which is the answer.
-func ask(targets []string) {
-	type answer struct{ target, text string }
-	answers := make(chan answer)
-	for _, t := range targets {
-		go func() {
-			kind, where, _ := strings.Cut(t, ":")
-			text, err := map[string]func(string) (string, error){"tcp": askTCP, "udp": askUDP, "dns": askDNS, "dhcp": askDHCP}[kind](where)
-			if err != nil {
-				text = ""
-			}
-			answers <- answer{t, text}
-		}()
-	}
-	all := map[string]string{}
-	for range targets {
-		a := <-answers
-		all[a.target] = a.text
-	}
-	_ = json.NewEncoder(os.Stdout).Encode(all)
-}
-
-func askTCP(where string) (string, error) {
-	c, err := net.DialTimeout("tcp", where, patience)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	return talk(c, nil)
-}
-
-func askUDP(where string) (string, error) {
-	c, err := net.Dial("udp", where)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	return talk(c, []byte("hello"))
-}
-
-// askDNS asks for the address of localhost (RFC 1035 4.1).
-func askDNS(where string) (string, error) {
-	c, err := net.Dial("udp", where)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	text, err := talk(c, append([]byte{0xcc, 0xba, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "\x09localhost\x00\x00\x01\x00\x01"...))
-	if !strings.HasPrefix(text, "\xcc\xba") {
-		return "", errors.New("no answer")
-	}
-	return "answered", err
-}
-
-func talk(c net.Conn, say []byte) (string, error) {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return "", err
-	}
-	if _, err := c.Write(say); err != nil {
-		return "", err
-	}
-	buf := make([]byte, 512)
-	n, err := c.Read(buf)
-	return string(buf[:n]), err
-}
-
-// askDHCP sends a DHCPDISCOVER (RFC 2131) through an interface that has no
-// address yet, with the broadcast flag, and returns what is offered.
-func askDHCP(link string) (string, error) {
-	card, err := net.InterfaceByName(link)
-	if err != nil {
-		return "", err
-	}
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
-	if err != nil {
-		return "", err
-	}
-	defer syscall.Close(fd)
-	if err := errors.Join(
-		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_BROADCAST, 1),
-		syscall.SetsockoptString(fd, syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, link),
-		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 6}), // dnsmasq pings an address first
-		syscall.Bind(fd, &syscall.SockaddrInet4{Port: 68}),
-	); err != nil {
-		return "", err
-	}
-	packet := make([]byte, 300)
-	packet[0], packet[1], packet[2], packet[10] = 1, 1, 6, 0x80
-	binary.BigEndian.PutUint32(packet[4:], 0xccba5e)
-	copy(packet[28:], card.HardwareAddr)
-	copy(packet[236:], "\x63\x82\x53\x63\x35\x01\x01\xff")
-	if err := syscall.Sendto(fd, packet, 0, &syscall.SockaddrInet4{Port: 67, Addr: [4]byte{255, 255, 255, 255}}); err != nil {
-		return "", err
-	}
-	reply := make([]byte, 1500)
-	n, _, err := syscall.Recvfrom(fd, reply, 0)
-	if err != nil || n < 240 || !bytes.Equal(reply[4:8], packet[4:8]) {
-		return "", fmt.Errorf("no offer: %w", err)
-	}
-	return netip.AddrFrom4([4]byte(reply[16:20])).String(), nil
-}
-
-// serve says hello to whoever connects to a port, and echoes datagrams, until
-// it is ended with its host. It prints a line when it listens.
-func serve(ports []string) {
-	for _, p := range ports {
-		l, err := net.Listen("tcp4", ":"+p)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = c.Write([]byte("hello"))
-				c.Close()
-			}
-		}()
-		echo(p)
-	}
-	fmt.Println("listening")
-	select {}
-}
-
-// echo sends datagrams back, on each address by a socket of its own: one for all
-// would answer from another address than was asked.
-func echo(port string) {
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	for _, a := range addresses {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil || !p.Addr().Is4() {
-			continue
-		}
-		u, err := net.ListenPacket("udp4", net.JoinHostPort(p.Addr().String(), port))
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		go func() {
-			buf := make([]byte, 512)
-			for {
-				n, from, err := u.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = u.WriteTo(buf[:n], from)
-			}
-		}()
-	}
-}
+func TestMain(m *testing.M) { packets.Main(m) }
 
 // network is that of the test: the host is between ccbr0 with two guests and an uplink, on
 // whose other side are a public server and a private one. Addresses for
 // documentation (RFC 5737) play the public ones.
 type network struct {
-	*hostlab.Host
-	t       *testing.T
-	program string
+	packets.Network
+	t *testing.T
 }
 
 const uplinkScript = `
@@ -225,70 +44,10 @@ ip route add default via 198.51.100.1
 echo 1 >/proc/sys/net/ipv4/ip_forward
 `
 
-func (n network) sh(script string) {
-	n.t.Helper()
-	if err := sh.Do(n.t.Context(), n.Host, "sh", "-euc", script); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-// in runs the program inside a namespace; an empty one is the host itself.
-func (n network) in(space, job string) sh.Cmd {
-	c := sh.Cmd{Name: n.program, Env: []string{probeEnv + "=" + job}}
-	if space != "" {
-		c.Name, c.Args = "ip", []string{"netns", "exec", space, n.program}
-	}
-	return c
-}
-
-func (n network) serve(space string, ports string) {
-	n.t.Helper()
-	out, in, err := os.Pipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	c := n.in(space, "serve "+ports)
-	c.Stdout = in
-	go func() { _ = n.Host.Run(n.t.Context(), c); in.Close() }() // ends with the test
-	buf := make([]byte, 9)
-	if _, err := out.Read(buf); err != nil {
-		n.t.Fatalf("%s: nobody listens: %v", space, err)
-	}
-}
-
-// ask returns what each of the targets answers.
-func (n network) ask(space string, targets ...string) map[string]string {
-	n.t.Helper()
-	var out bytes.Buffer
-	c := n.in(space, "ask "+strings.Join(targets, " "))
-	c.Stdout = &out
-	if err := n.Host.Run(n.t.Context(), c); err != nil {
-		n.t.Fatal(err)
-	}
-	var all map[string]string
-	if err := json.Unmarshal(out.Bytes(), &all); err != nil {
-		n.t.Fatal(err)
-	}
-	return all
-}
-
-// reached are the targets that answer.
-func (n network) reached(space string, targets ...string) []string {
-	n.t.Helper()
-	var found []string
-	for target, text := range n.ask(space, targets...) {
-		if text != "" {
-			found = append(found, target)
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
 // guest plugs a namespace into the bridge, as libvirt does with a guest's tap.
 func (n network) guest(name, mac, isolated string) {
 	n.t.Helper()
-	n.sh(fmt.Sprintf(`
+	n.Sh(fmt.Sprintf(`
 		ip netns add %[1]s
 		ip link add %[1]s-tap type veth peer name eth0 address %[2]s netns %[1]s
 		ip link set %[1]s-tap master ccbr0 up
@@ -299,7 +58,7 @@ func (n network) guest(name, mac, isolated string) {
 
 func (n network) configure(guest, address string, gateway netip.Addr) {
 	n.t.Helper()
-	n.sh(fmt.Sprintf("ip -n %s addr add %s/24 dev eth0; ip -n %[1]s route add default via %[3]s", guest, address, gateway))
+	n.Sh(fmt.Sprintf("ip -n %s addr add %s/24 dev eth0; ip -n %[1]s route add default via %[3]s", guest, address, gateway))
 }
 
 func (n network) bind(r machine.Resource, guest, mac string) {
@@ -313,12 +72,8 @@ func (n network) bind(r machine.Resource, guest, mac string) {
 
 func start(t *testing.T) network {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := network{Host: hostlab.Start(t, filepath.Dir(exe)), t: t, program: exe}
-	n.sh(uplinkScript)
+	n := network{Network: packets.Start(t), t: t}
+	n.Sh(uplinkScript)
 	return n
 }
 
@@ -362,7 +117,7 @@ func TestAnIsolatedGuestReachesTheUplinkAlone(t *testing.T) {
 	n.guest("one", mac, "off")
 	n.guest("two", mac2, "off")
 	n.bind(p.Filters[0], "one", mac)
-	offered := n.ask("one", "dhcp:eth0")["dhcp:eth0"]
+	offered := n.Ask("one", "dhcp:eth0")["dhcp:eth0"]
 	if a, err := netip.ParseAddr(offered); err != nil || !subnet.Contains(a) {
 		t.Fatalf("no address by DHCP: %q", offered)
 	}
@@ -372,9 +127,9 @@ func TestAnIsolatedGuestReachesTheUplinkAlone(t *testing.T) {
 	}
 	n.configure("one", offered, gateway)
 	n.configure("two", two.String(), gateway)
-	n.serve("", "22 8080")
-	n.serve("two", "22")
-	n.serve("world", "443 53")
+	n.Serve("", "22 8080")
+	n.Serve("two", "22")
+	n.Serve("world", "443 53")
 
 	open := []string{"tcp:203.0.113.10:443", "udp:203.0.113.10:443", fmt.Sprintf("dns:%s:53", gateway), fmt.Sprintf("tcp:203.0.113.10:53")}
 	shut := []string{
@@ -385,12 +140,12 @@ func TestAnIsolatedGuestReachesTheUplinkAlone(t *testing.T) {
 	}
 	all := slices.Sorted(slices.Values(append(slices.Clone(open), shut...)))
 	slices.Sort(open)
-	if diff := cmp.Diff(open, n.reached("one", all...)); diff != "" {
+	if diff := cmp.Diff(open, n.Reached("one", all...)); diff != "" {
 		t.Errorf("isolated (-want +got):\n%s", diff)
 	}
 	// Nor do others get in, by what the guest has not asked for.
-	n.serve("one", "22")
-	if got := n.reached("two", "tcp:"+offered+":22", "udp:"+offered+":22"); got != nil {
+	n.Serve("one", "22")
+	if got := n.Reached("two", "tcp:"+offered+":22", "udp:"+offered+":22"); got != nil {
 		t.Errorf("another guest gets in: %v", got)
 	}
 
@@ -398,31 +153,31 @@ func TestAnIsolatedGuestReachesTheUplinkAlone(t *testing.T) {
 	if err := n.Virt().BindingDelete(t.Context(), "one-tap"); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(all, n.reached("one", all...)); diff != "" {
+	if diff := cmp.Diff(all, n.Reached("one", all...)); diff != "" {
 		t.Errorf("without the filter (-want +got):\n%s", diff)
 	}
 	// The bridge keeps isolated ports apart, filter or not.
-	n.sh("bridge link set dev one-tap isolated on; bridge link set dev two-tap isolated on")
+	n.Sh("bridge link set dev one-tap isolated on; bridge link set dev two-tap isolated on")
 	others := []string{fmt.Sprintf("tcp:%s:22", two), fmt.Sprintf("udp:%s:22", two)}
-	if got := n.reached("one", others...); got != nil {
+	if got := n.Reached("one", others...); got != nil {
 		t.Errorf("isolated ports see each other: %v", got)
 	}
 
 	// A guest that takes another MAC or IP address gets nowhere.
 	n.bind(p.Filters[0], "one", mac)
-	n.sh("ip -n one link set eth0 address 52:54:00:aa:00:09")
-	if got := n.reached("one", open...); got != nil {
+	n.Sh("ip -n one link set eth0 address 52:54:00:aa:00:09")
+	if got := n.Reached("one", open...); got != nil {
 		t.Errorf("with another MAC address: %v", got)
 	}
-	n.sh("ip route add 10.250.0.0/24 dev ccbr0; ip -n one link set eth0 address " + mac + "; ip -n one addr flush dev eth0; ip -n one addr add 10.250.0.9/24 dev eth0; ip -n one route add default via " + gateway.String() + " dev eth0 onlink")
+	n.Sh("ip route add 10.250.0.0/24 dev ccbr0; ip -n one link set eth0 address " + mac + "; ip -n one addr flush dev eth0; ip -n one addr add 10.250.0.9/24 dev eth0; ip -n one route add default via " + gateway.String() + " dev eth0 onlink")
 	names := fmt.Sprintf("dns:%s:53", gateway)
-	if got := n.reached("one", open...); got != nil {
+	if got := n.Reached("one", open...); got != nil {
 		t.Errorf("with another IP address: %v", got)
 	}
 	if err := n.Virt().BindingDelete(t.Context(), "one-tap"); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.reached("one", names); !slices.Equal(got, []string{names}) {
+	if got := n.Reached("one", names); !slices.Equal(got, []string{names}) {
 		t.Error("with another IP address nothing answers anyway: the test shows nothing")
 	}
 }
@@ -432,7 +187,7 @@ func TestAnIsolatedGuestOnABridgeOfTheHost(t *testing.T) {
 	const mac = "52:54:00:aa:00:01"
 	// The host's bridge has the name of ours, so that guest() plugs into it,
 	// and the world is in it: its router, resolver and neighbours.
-	n.sh(`
+	n.Sh(`
 		ip link add ccbr0 type bridge
 		ip link set ccbr0 up
 		ip addr flush dev up0
@@ -447,18 +202,18 @@ func TestAnIsolatedGuestOnABridgeOfTheHost(t *testing.T) {
 	n.guest("one", mac, "off")
 	n.bind(p.Filters[0], "one", mac)
 	n.configure("one", "192.168.7.9", netip.MustParseAddr("192.168.7.1"))
-	n.serve("", "22")
-	n.serve("world", "443 53")
+	n.Serve("", "22")
+	n.Serve("world", "443 53")
 	open := []string{"tcp:192.168.7.53:53", "tcp:203.0.113.10:443", "udp:192.168.7.53:53", "udp:203.0.113.10:443"}
 	shut := []string{"tcp:192.168.7.2:22", "udp:192.168.7.2:22", "tcp:192.168.7.1:443", "udp:192.168.7.1:53", "tcp:10.66.0.5:443", "tcp:100.64.9.9:443"}
 	all := slices.Sorted(slices.Values(append(slices.Clone(open), shut...)))
-	if diff := cmp.Diff(open, n.reached("one", all...)); diff != "" {
+	if diff := cmp.Diff(open, n.Reached("one", all...)); diff != "" {
 		t.Errorf("isolated (-want +got):\n%s", diff)
 	}
 	if err := n.Virt().BindingDelete(t.Context(), "one-tap"); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(all, n.reached("one", all...)); diff != "" {
+	if diff := cmp.Diff(all, n.Reached("one", all...)); diff != "" {
 		t.Errorf("without the filter (-want +got):\n%s", diff)
 	}
 }

@@ -3,8 +3,9 @@ package lab_test
 // The hardened guest, seen from inside one boot.
 //
 // What green does not prove: that a packet is dropped, only that the rules are
-// loaded; that a BREAK on the console does nothing, only that kernel.sysrq is 0;
-// and nothing about what an application brings along.
+// loaded (overlays/cc-guest/internal/firewall sends packets); that a BREAK on the
+// console does nothing, only that kernel.sysrq is 0; and nothing about what an
+// application brings along.
 
 import (
 	"os"

@@ -1,7 +1,8 @@
 package firewall_test
 
-// What green does not prove: what packets get through. That nft and the kernel
-// take the rules is what every boot shows: without them it ends.
+// What green does not prove: what packets get through, which packets_test.go asks.
+// That nft and the guest's kernel take the rules is what every boot shows: without
+// them it ends.
 
 import (
 	"net/netip"
