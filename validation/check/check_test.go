@@ -12,6 +12,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"cc-base/tasks/golden"
 	"cc-base/validation/check"
@@ -37,6 +38,9 @@ func checks() []check.Check {
 
 func TestEveryFormatSaysTheSame(t *testing.T) {
 	report := check.Join(check.Run(t.Context(), check.Host, checks()[:2]), check.Run(t.Context(), check.Guest, checks()[2:]))
+	for i := range report.Results {
+		report.Results[i].Seconds = float64(i) * 0.25 // in place of what they took
+	}
 	for name, write := range map[string]func(io.Writer) error{
 		"report.txt": report.Text, "report.tap": report.TAP, "report.xml": report.JUnit,
 		"report.json": func(w io.Writer) error {
@@ -50,6 +54,15 @@ func TestEveryFormatSaysTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden.Compare(t, name, b.String())
+	}
+}
+
+func TestEachResultSaysHowLongItTook(t *testing.T) {
+	slow := checks()[0]
+	slow.Func = func(context.Context) check.Verdict { time.Sleep(20 * time.Millisecond); return check.Passed("") }
+	r := check.Run(t.Context(), check.Host, []check.Check{slow}).Results[0]
+	if r.Seconds < 0.02 || r.Seconds > 60 {
+		t.Errorf("%v s", r.Seconds)
 	}
 }
 

@@ -3,6 +3,7 @@ package check
 import (
 	"encoding/xml"
 	"io"
+	"strconv"
 )
 
 // The elements of JUnit's format that test runners agree on: one suite for each
@@ -15,6 +16,7 @@ type (
 		Failures int          `xml:"failures,attr"`
 		Errors   int          `xml:"errors,attr"`
 		Skipped  int          `xml:"skipped,attr"`
+		Time     seconds      `xml:"time,attr"`
 		Suites   []junitSuite `xml:"testsuite"`
 	}
 	junitSuite struct {
@@ -23,11 +25,13 @@ type (
 		Failures int         `xml:"failures,attr"`
 		Errors   int         `xml:"errors,attr"`
 		Skipped  int         `xml:"skipped,attr"`
+		Time     seconds     `xml:"time,attr"`
 		Cases    []junitCase `xml:"testcase"`
 	}
 	junitCase struct {
 		Name      string        `xml:"name,attr"`
 		ClassName string        `xml:"classname,attr"`
+		Time      seconds       `xml:"time,attr"`
 		Failure   *junitMessage `xml:"failure,omitempty"`
 		Error     *junitMessage `xml:"error,omitempty"`
 		Skipped   *junitMessage `xml:"skipped,omitempty"`
@@ -38,6 +42,14 @@ type (
 		Text    string `xml:",chardata"`
 	}
 )
+
+// seconds is written as a plain decimal: readers do not take an exponent.
+type seconds float64
+
+// MarshalXMLAttr implements [xml.MarshalerAttr].
+func (s seconds) MarshalXMLAttr(name xml.Name) (xml.Attr, error) {
+	return xml.Attr{Name: name, Value: strconv.FormatFloat(float64(s), 'f', 3, 64)}, nil
+}
 
 // JUnit writes the report as JUnit's XML. A skipped check is skipped there, too.
 func (r Report) JUnit(w io.Writer) error {
@@ -52,6 +64,7 @@ func (r Report) JUnit(w io.Writer) error {
 			all.Suites = append(all.Suites, junitSuite{Name: name})
 		}
 		all.Suites[i].add(c, name)
+		all.Time += seconds(c.Seconds)
 	}
 	text, err := xml.MarshalIndent(all, "", "  ")
 	if err != nil {
@@ -62,9 +75,10 @@ func (r Report) JUnit(w io.Writer) error {
 }
 
 func (s *junitSuite) add(c Result, class string) {
-	one := junitCase{Name: c.ID + ": " + c.Title, ClassName: class}
+	one := junitCase{Name: c.ID + ": " + c.Title, ClassName: class, Time: seconds(c.Seconds)}
 	message := &junitMessage{Message: printable(c.Detail), Text: printable(c.Remedy)}
 	s.Tests++
+	s.Time += one.Time
 	switch c.Status {
 	case Pass:
 		one.Output = printable(c.Detail)

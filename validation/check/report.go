@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -17,25 +18,34 @@ type Result struct {
 	Tier   Tier   `json:"tier"`
 	Where  Where  `json:"where"`            // where it ran
 	Remedy string `json:"remedy,omitempty"` // where the verdict is fail or error
+	// Seconds is how long it took, to the millisecond, by the clock of where it ran.
+	Seconds float64 `json:"seconds"`
 	Verdict
 }
 
+// Schema is the version of Report's JSON. It is raised when a reader of the former
+// one would misread it; a field more is no such reason.
+const Schema = 1
+
 // Report is the outcome of a run.
 type Report struct {
+	Schema  int            `json:"schema"`
 	Results []Result       `json:"results"`
 	Counts  map[Status]int `json:"counts"`
 }
 
+func empty() Report { return Report{Schema: Schema, Results: []Result{}, Counts: map[Status]int{}} }
+
 // Run runs the checks, of one place, one after the other. A cancelled context
 // makes the rest errors, not skips.
 func Run(ctx context.Context, where Where, checks []Check) Report {
-	r := Report{Results: []Result{}, Counts: map[Status]int{}}
+	r := empty()
 	for _, c := range checks {
-		v := Broken(errors.New("interrupted"))
+		v, began := Broken(errors.New("interrupted")), time.Now()
 		if ctx.Err() == nil {
 			v = c.Func(ctx)
 		}
-		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Where: where, Verdict: v}
+		result := Result{ID: c.ID, Title: c.Title, Area: c.Area, Tier: c.Tier, Where: where, Seconds: time.Since(began).Round(time.Millisecond).Seconds(), Verdict: v}
 		if v.Status == Fail || v.Status == Error {
 			result.Remedy = c.Remedy
 		}
@@ -51,7 +61,7 @@ func (r *Report) add(result Result) {
 
 // Join returns the results of several runs as those of one.
 func Join(reports ...Report) Report {
-	all := Report{Results: []Result{}, Counts: map[Status]int{}}
+	all := empty()
 	for _, r := range reports {
 		for _, result := range r.Results {
 			all.add(result)
@@ -111,7 +121,7 @@ func (r Report) TAP(w io.Writer) error {
 		case Skip:
 			fmt.Fprintf(&b, "ok %d - %s %s # SKIP %s\n", i+1, c.ID, line(c.Title), line(c.Detail))
 		default:
-			fmt.Fprintf(&b, "not ok %d - %s %s\n# %s: %s\n", i+1, c.ID, c.Title, c.Status, line(c.Detail))
+			fmt.Fprintf(&b, "not ok %d - %s %s\n# %s: %s\n", i+1, c.ID, line(c.Title), c.Status, line(c.Detail))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
