@@ -48,7 +48,7 @@ func Sign(ctx context.Context, force *bool) error {
 	return forced(force, func(o build.Options) error { return build.Run(ctx, o, "sign") })
 }
 
-// Plan prints each stage, whether it would run and why; -json for programs.
+// Plan prints each stage, whether it would run, why, and what it would cost by former runs; -json for programs.
 func Plan(json *bool) error {
 	return with(func(o build.Options) error { return build.WritePlan(o, os.Stdout, json != nil && *json) })
 }

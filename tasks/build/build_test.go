@@ -210,7 +210,7 @@ func TestAnOutputIsTrustedOnlyWhileItIsWhatWasRecorded(t *testing.T) {
 		}
 	}
 	put("content")
-	if err := b.record(s, in, 0); err != nil {
+	if _, err := b.record(s, in, 0); err != nil {
 		t.Fatal(err)
 	}
 	check := func(name string, want bool) {

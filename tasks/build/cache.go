@@ -125,7 +125,7 @@ func (c cache) keep(b *Build, s stage) error {
 	}
 	// Linking has changed the outputs' change time; the record must not send
 	// the next build to read them all again.
-	if err := b.record(s, r.Inputs, r.took()); err != nil {
+	if _, err := b.record(s, r.Inputs, r.took()); err != nil {
 		return err
 	}
 	_, err = c.prune()

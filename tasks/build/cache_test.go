@@ -33,7 +33,7 @@ func keepOne(t *testing.T, b *Build, in map[string]string, one, two string) stag
 			t.Fatal(err)
 		}
 	}
-	if err := b.record(s, in, time.Second); err != nil {
+	if _, err := b.record(s, in, time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.cache().keep(b, s); err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"cc-base/tasks/history"
 )
 
 // log prints events: one line each on stderr, the same with a time in the log
@@ -48,8 +50,8 @@ func (l *log) wipe() {
 const tick = 500 * time.Millisecond
 
 // running shows the stage's time on a terminal until stop is called, next to
-// what it took the last time, when that is known.
-func (l *log) running(stage string, last time.Duration) (stop func()) {
+// what it is expected to take, when that is known.
+func (l *log) running(stage string, e history.Expectation) (stop func()) {
 	if !l.terminal {
 		return func() {}
 	}
@@ -65,7 +67,7 @@ func (l *log) running(stage string, last time.Duration) (stop func()) {
 			case <-t.C:
 				l.mu.Lock()
 				l.wipe()
-				fmt.Fprintf(l.to, "%s", progress(stage, time.Since(began), last))
+				fmt.Fprintf(l.to, "%s", progress(stage, time.Since(began).Seconds(), e.Seconds))
 				l.live = true
 				l.mu.Unlock()
 			}
@@ -83,13 +85,13 @@ func (l *log) running(stage string, last time.Duration) (stop func()) {
 // progressWidth is the length of the bar in characters.
 const progressWidth = 24
 
-// progress renders one progress line. The bar never fills by itself: the last
-// run's time is a guess about this one.
-func progress(stage string, now, last time.Duration) string {
-	if last < time.Second {
-		return fmt.Sprintf("%s: %.0f s", stage, now.Seconds())
+// progress renders one progress line, times in seconds. The bar never fills by
+// itself: what is expected is a guess.
+func progress(stage string, now, expected float64) string {
+	if expected < 1 {
+		return fmt.Sprintf("%s: %.0f s", stage, now)
 	}
-	full := min(int(float64(progressWidth)*now.Seconds()/last.Seconds()), progressWidth-1)
+	full := min(int(progressWidth*now/expected), progressWidth-1)
 	bar := make([]byte, progressWidth)
 	for i := range bar {
 		bar[i] = ' '
@@ -97,7 +99,7 @@ func progress(stage string, now, last time.Duration) string {
 			bar[i] = '='
 		}
 	}
-	return fmt.Sprintf("%s: [%s] %.0f s, last time %.0f s", stage, bar, now.Seconds(), last.Seconds())
+	return fmt.Sprintf("%s: [%s] %.0f s of about %.0f s", stage, bar, now, expected)
 }
 
 // size renders bytes as people say them: 345 MB.

@@ -5,12 +5,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cc-base/tasks/history"
 )
 
 func TestOutsideATerminalThereAreEventsAndNoProgress(t *testing.T) {
 	var shown, kept bytes.Buffer
 	l := newLog(&shown, &kept)
-	stop := l.running("tee", time.Minute)
+	stop := l.running("tee", history.Expectation{Runs: 1, Seconds: 60})
 	l.event("tee", "initrd: %s", size(12_400_000))
 	stop()
 	if got, want := shown.String(), "tee: initrd: 12 MB\n"; got != want {
@@ -25,7 +27,7 @@ func TestProgressOnATerminalIsOneLineThatEventsReplace(t *testing.T) {
 	var shown bytes.Buffer
 	l := newLog(&shown, &bytes.Buffer{})
 	l.terminal = true
-	stop := l.running("bootstrap", time.Minute)
+	stop := l.running("bootstrap", history.Expectation{Runs: 1, Seconds: 60})
 	time.Sleep(3 * tick)
 	l.event("bootstrap", "142 packages")
 	stop()
@@ -37,14 +39,14 @@ func TestProgressOnATerminalIsOneLineThatEventsReplace(t *testing.T) {
 
 func TestProgressNeverClaimsToBeDone(t *testing.T) {
 	for _, c := range []struct {
-		now, last time.Duration
-		want      string
+		now, expected float64
+		want          string
 	}{
-		{3 * time.Second, 0, "tee: 3 s"},
-		{30 * time.Second, time.Minute, "tee: [============            ] 30 s, last time 60 s"},
-		{3 * time.Minute, time.Minute, "tee: [======================= ] 180 s, last time 60 s"},
+		{3, 0, "tee: 3 s"},
+		{30, 60, "tee: [============            ] 30 s of about 60 s"},
+		{180, 60, "tee: [======================= ] 180 s of about 60 s"},
 	} {
-		if got := progress("tee", c.now, c.last); got != c.want {
+		if got := progress("tee", c.now, c.expected); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}

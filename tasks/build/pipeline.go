@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -48,74 +49,87 @@ func (b *Build) Through(ctx context.Context, target string) error {
 	if err := b.sparesChanged(target); err != nil {
 		return err
 	}
-	ran := 0
+	var all []outcome
 	for _, s := range stages() {
-		did, err := b.one(ctx, s)
+		o, err := b.one(ctx, s)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if did {
-			ran++
+		all = append(all, o)
+		if s.name == target {
+			b.conclude(all)
+			return nil
 		}
-		if s.name != target {
-			continue
-		}
-		if ran == 0 {
-			b.log.event(target, "nothing has changed")
-		}
-		return nil
 	}
 	return fmt.Errorf("no stage is called %q", target)
 }
 
+// conclude says what the build came to.
+func (b *Build) conclude(all []outcome) {
+	if !slices.ContainsFunc(all, func(o outcome) bool { return o.action != "none" }) {
+		b.log.event(all[len(all)-1].stage, "nothing has changed")
+		return
+	}
+	if text := comparison(all); text != "" {
+		b.log.event("build", "%s", text)
+	}
+}
+
 // one runs the stage, or takes its result from the cache, unless the last one
-// still stands; it tells whether anything was done.
-func (b *Build) one(ctx context.Context, s stage) (did bool, err error) {
+// still stands.
+func (b *Build) one(ctx context.Context, s stage) (outcome, error) {
+	o := outcome{stage: s.name, action: "none"}
 	if err := ctx.Err(); err != nil {
-		return false, err
+		return o, err
 	}
 	in, err := b.inputs(s)
 	if err != nil {
-		return false, err
+		return o, err
 	}
 	old, fresh := b.fresh(s, in)
 	if fresh {
-		return false, nil
+		return o, nil
 	}
 	// Until the new record is written there is none: a stage that was killed
 	// half-way is not one that was finished.
 	if err := os.Remove(b.recordFile(s.name)); err != nil && !os.IsNotExist(err) {
-		return true, err
+		return o, err
 	}
 	began := time.Now()
 	if cached, ok := b.cache().restore(b, s, in); ok {
 		b.log.event(s.name, "taken from the cache")
-		return true, b.record(s, in, cached.took())
+		o.action, o.took = "cache", time.Since(began)
+		_, err := b.record(s, in, cached.took())
+		return o, err
 	}
+	o.action, o.expected = "run", b.expect(s.name, old)
 	b.log.event(s.name, "%s", s.title)
-	stop := b.log.running(s.name, old.took())
+	stop := b.log.running(s.name, o.expected)
 	err = s.run(ctx, b)
 	stop()
 	if errors.Is(err, syscall.ENOSPC) {
-		return true, fault.New(fault.HostSpace, err).Hint("free some space, or set CC_OUT_DIR to a folder on a larger disk; finished stages are not repeated")
+		return o, fault.New(fault.HostSpace, err).Hint("free some space, or set CC_OUT_DIR to a folder on a larger disk; finished stages are not repeated")
 	}
 	if err != nil {
-		return true, err
+		return o, err
 	}
 	if in, err = b.settle(s, in); err != nil {
-		return true, err
+		return o, err
 	}
-	took := time.Since(began)
-	if err := b.record(s, in, took); err != nil {
-		return true, err
+	o.took = time.Since(began)
+	done, err := b.record(s, in, o.took)
+	if err != nil {
+		return o, err
 	}
+	o.bytes = done.bytes()
+	b.remember(o)
 	if err := b.cache().keep(b, s); err != nil {
 		b.log.event(s.name, "not kept in the cache: %v", err)
 	}
-	if took > 5*time.Second {
-		b.log.event(s.name, "done in %s", seconds(took))
+	if o.took > 5*time.Second {
+		b.log.event(s.name, "done in %s", seconds(o.took))
 	}
-	return true, nil
+	return o, nil
 }
 
 // toBeMade stands for an input that the stage makes itself when it is missing,

@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/fault"
@@ -29,7 +26,9 @@ type Step struct {
 	// Fetch is how many bytes it would download, from the last time; -1 when
 	// it downloads and nobody knows how much.
 	Fetch   int64   `json:"fetchBytes"`
-	Seconds float64 `json:"seconds"` // what it took the last time it ran; 0 when it never did
+	Runs    int     `json:"runs"`    // former runs that the next two are the medians of; 0 when it never ran
+	Seconds float64 `json:"seconds"` // what a run of it takes
+	Bytes   int64   `json:"bytes"`   // what a run of it writes
 }
 
 // Change is one input that differs from the last run.
@@ -79,7 +78,8 @@ func (b *Build) step(s stage, moved map[string]bool) (Step, error) {
 	if err != nil {
 		step.Reason = "it has no finished result here"
 	}
-	step.Seconds = b.lastSeconds(s.name, old)
+	e := b.expect(s.name, old)
+	step.Runs, step.Seconds, step.Bytes = e.Runs, e.Seconds, e.Bytes
 	step.Fetch = b.fetchBytes(s)
 	for _, r := range s.reads {
 		if moved[r] {
@@ -127,31 +127,6 @@ func changes(from, to map[string]string) []Change {
 	return out
 }
 
-// lastSeconds is what the stage took when it last ran, here or elsewhere with
-// this cache.
-func (b *Build) lastSeconds(stage string, old record) float64 {
-	if old.Seconds > 0 {
-		return old.Seconds
-	}
-	files, err := filepath.Glob(filepath.Join(b.CacheDir, "stages", stage, "*", "record.json"))
-	if err != nil {
-		return 0
-	}
-	var newest time.Time
-	var seconds float64
-	for _, f := range files {
-		info, err := os.Stat(f)
-		if err != nil || info.ModTime().Before(newest) {
-			continue
-		}
-		var r record
-		if data, err := os.ReadFile(f); err == nil && json.Unmarshal(data, &r) == nil {
-			newest, seconds = info.ModTime(), r.Seconds
-		}
-	}
-	return seconds
-}
-
 // fetchBytes is what the stage downloads when it runs.
 func (b *Build) fetchBytes(s stage) int64 {
 	switch s.name {
@@ -193,28 +168,27 @@ func WritePlan(o Options, w io.Writer, asJSON bool) error {
 		return enc.Encode(steps)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "stage\taction\tdownload\tlast time\twhy")
-	var total float64
+	fmt.Fprintln(t, "stage\taction\tdownload\ttime\twrites\twhy")
 	for _, s := range steps {
-		fetch, took := "-", "-"
-		if s.Action != "none" && s.Action != "cache" && s.Action != "refused" {
+		fetch, took, writes := "-", "-", "-"
+		if s.costs() {
 			switch {
 			case s.Fetch > 0:
 				fetch = size(s.Fetch)
 			case s.Fetch < 0:
 				fetch = "unknown"
 			}
-			if s.Seconds > 0 {
-				took = fmt.Sprintf("%.1f s", s.Seconds)
-				total += s.Seconds
+			took, writes = "unknown", "unknown"
+			if s.Runs > 0 {
+				took, writes = fmt.Sprintf("%.1f s", s.Seconds), size(s.Bytes)
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", s.Stage, s.Action, fetch, took, s.why())
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Stage, s.Action, fetch, took, writes, s.why())
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "at most about %.0f s, by what each stage took the last time\n", total)
+	_, err = fmt.Fprintln(w, pricesOf(steps))
 	return err
 }
 

@@ -51,7 +51,7 @@ func finished(t *testing.T, o Options) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.record(s, in, 1); err != nil {
+		if _, err := b.record(s, in, 1); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -75,6 +75,8 @@ func (o Options) buildNeeds(w io.Writer) (short []string, err error) {
 	return short, table.Flush()
 }
 
+func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
 func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
 
 // freeBytes is the room in a folder that may not be there yet.
@@ -92,8 +94,8 @@ func freeBytes(dir string) (int64, error) {
 	}
 }
 
-// Estimate prints what a build of the configuration would cost: time and download
-// of each stage, from the last time that it ran here or with this cache, and the
+// Estimate prints what a build of the configuration would cost: what each stage
+// takes, downloads and writes by its former runs here or with this cache, and the
 // sizes of the last results. What nobody knows is said to be unknown.
 func Estimate(o Options, w io.Writer) error {
 	steps, err := Plan(o)
@@ -101,32 +103,30 @@ func Estimate(o Options, w io.Writer) error {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "STAGE\tWOULD\tSECONDS\tDOWNLOAD")
-	var seconds float64
-	var bytes int64
-	unknown := false
+	fmt.Fprintln(table, "STAGE\tWOULD\tSECONDS\tDOWNLOAD\tWRITES")
 	for _, s := range steps {
-		took, fetch := "0", "0"
-		if s.Action == "run" || s.Action == "behind" {
-			took, seconds = fmt.Sprintf("%.0f", s.Seconds), seconds+s.Seconds
-			if s.Seconds == 0 {
-				took, unknown = "unknown", true
-			}
+		took, fetch, writes := "0", "0", "0"
+		switch {
+		case !s.costs():
+		case s.Runs == 0:
+			took, writes = "unknown", "unknown"
+		default:
+			took, writes = fmt.Sprintf("%.0f", s.Seconds), mib(s.Bytes)
 		}
 		switch {
-		case s.Action == "none" || s.Action == "cache":
+		case !s.costs():
 		case s.Fetch < 0:
-			fetch, unknown = "unknown", true
+			fetch = "unknown"
 		case s.Fetch > 0:
-			fetch, bytes = fmt.Sprintf("%d MiB", s.Fetch>>20), bytes+s.Fetch
+			fetch = mib(s.Fetch)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", s.Stage, s.Action, took, fetch)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Stage, s.Action, took, fetch, writes)
 	}
-	least := ""
-	if unknown {
+	all, least := pricesOf(steps), ""
+	if len(all.unknown) > 0 {
 		least = "at least "
 	}
-	fmt.Fprintf(table, "all\t\t%s%.0f\t%s%d MiB\n", least, seconds, least, bytes>>20)
+	fmt.Fprintf(table, "all\t\t%s%.0f\t%s%s\t%s%s\n", least, all.seconds, least, mib(all.fetch), least, mib(all.bytes))
 	if err := table.Flush(); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func Estimate(o Options, w io.Writer) error {
 	fmt.Fprintf(w, "disk:   up to %s for cache and output", gib(2*buildPlace))
 	for _, name := range []string{diskImage, "nvidia-cc-installer.tar.gz"} {
 		if info, err := os.Stat(filepath.Join(o.OutDir, name)); err == nil {
-			fmt.Fprintf(w, "; the last %s has %d MiB", name, info.Size()>>20)
+			fmt.Fprintf(w, "; the last %s has %s", name, mib(info.Size()))
 		}
 	}
 	_, err = fmt.Fprintln(w)

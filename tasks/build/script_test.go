@@ -44,7 +44,7 @@ func TestScripts(t *testing.T) {
 			return os.CopyFS(filepath.Join(env.WorkDir, "config"), os.DirFS(shippedConfig))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exitcode": exitcode, "bound": bound, "refused": refused, "hold": hold, "image": image, "guest": guest,
+			"exitcode": exitcode, "bound": bound, "refused": refused, "hold": hold, "image": image, "guest": guest, "program": program,
 		},
 		Condition: condition,
 	})
@@ -177,6 +177,17 @@ func image(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o755))
 	ts.Check(imageIn(dir))
+}
+
+// program copies into the checkout what the stages are made from, so that targets
+// that look at stages have something to look at.
+func program(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, dir := range []string{"tasks", "overlays", "installer", "validation"} {
+		ts.Check(os.CopyFS(ts.MkAbs(dir), os.DirFS(filepath.Join("..", "..", dir))))
+	}
+	sums, err := os.ReadFile("../../go.sum")
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("go.sum"), sums, 0o644))
 }
 
 // guest SOCKET FILE serves the socket as a guest whose TPM holds what FILE, the

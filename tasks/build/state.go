@@ -39,6 +39,14 @@ type output struct {
 
 func (r record) took() time.Duration { return time.Duration(r.Seconds * float64(time.Second)) }
 
+// bytes is the size of all outputs.
+func (r record) bytes() (sum int64) {
+	for _, o := range r.Outputs {
+		sum += o.Size
+	}
+	return sum
+}
+
 func (b *Build) recordFile(stage string) string { return filepath.Join(b.stateDir(), stage+".json") }
 
 // inputs returns everything that the stage's result depends on, by name.
@@ -117,21 +125,21 @@ func (b *Build) load(stage string) (record, error) {
 	return r, json.Unmarshal(data, &r)
 }
 
-// record writes the stage's record, by temporary file and rename.
-func (b *Build) record(s stage, in map[string]string, took time.Duration) error {
+// record writes the stage's record, by temporary file and rename, and returns it.
+func (b *Build) record(s stage, in map[string]string, took time.Duration) (record, error) {
 	r := record{Key: key(in), Inputs: in, Seconds: took.Seconds()}
 	for _, path := range s.outputs(b) {
 		o, err := describe(path)
 		if err != nil {
-			return err
+			return r, err
 		}
 		r.Outputs = append(r.Outputs, o)
 	}
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		return err
+		return r, err
 	}
-	return atomicfile.Write(b.recordFile(s.name), 0o644, append(data, '\n'))
+	return r, atomicfile.Write(b.recordFile(s.name), 0o644, append(data, '\n'))
 }
 
 func describe(path string) (output, error) {
