@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,9 +38,10 @@ type Guest struct {
 
 	Kernel, Initrd, Append string // what the host starts instead of the disk
 
-	QMP     bool      // a socket qmp.sock in Dir, where [PowerButton] presses
-	Ports   []vm.Port // sockets in Dir unless they have a path in a folder that tools binds
-	Answers []Answer  // given in order, before anything else is waited for
+	QMP     bool          // a socket qmp.sock in Dir, where [PowerButton] presses
+	Ports   []vm.Port     // sockets in Dir unless they have a path in a folder that tools binds
+	Answers []Answer      // given in order, before anything else is waited for
+	Within  time.Duration // for all of it; a few minutes when zero
 }
 
 // Answer is what is typed on the console after a line with Question was seen.
@@ -103,7 +105,7 @@ func (b *Boots) Run(t testing.TB, tools toolbox.Tree, g Guest, do func(ctx conte
 	m := g.Machine(t, tools)
 	done := b.Count(t)
 	defer done()
-	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(g.Within, bootTime))
 	defer cancel()
 	if err := m.Start(ctx); err != nil {
 		t.Fatal(err)
