@@ -12,19 +12,28 @@ import (
 	"cc-base/tasks/lab"
 )
 
-// readmeCommands returns every command that README shows: the lines of its
-// shell blocks, and what stands in backticks in its tables and runs mage.
-func readmeCommands(t *testing.T) []string {
+// shownCommands returns every command that README and the documents show: the
+// lines of their shell blocks, and what stands in backticks and runs mage.
+func shownCommands(t *testing.T) []string {
 	t.Helper()
-	data, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("documents: %q, %v", files, err)
+	}
+	var text strings.Builder
+	for _, file := range append(files, "../../README.md") {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(data)
 	}
 	var commands []string
 	block := ""
 	ticked := regexp.MustCompile("`((?:CC_[A-Z]+=\\S+ )?go tool mage [^`]+)`")
-	for _, line := range strings.Split(string(data), "\n") {
+	for _, line := range strings.Split(strings.ReplaceAll(text.String(), "\\\n", ""), "\n") {
 		switch {
+		case block == "sh" && strings.HasPrefix(line, "#"):
 		case strings.HasPrefix(line, "```"):
 			block = strings.TrimPrefix(line, "```")
 		case block == "sh" && line != "":
@@ -58,6 +67,7 @@ func elsewhere() map[string]string {
 		"go tool mage validate -name=DOMAIN":                                     "../lab/boot_test.go:TestMageValidateChecksTheBuiltImageInABoot", // the same way, by another socket
 		"go tool mage check:resources":                                           running,                                                          // checks.txtar, as those below
 		"go tool mage check:hardware":                                            running,
+		"go tool mage check:hardware -verbose":                                   running,
 		"go tool mage check:hardware -facts=FILE":                                running,
 		"go tool mage receipts:verify -keys=FILE":                                running, // receipts.txtar
 		"go tool mage check:compatibility":                                       running,
@@ -78,12 +88,12 @@ func elsewhere() map[string]string {
 	}
 }
 
-func TestEveryCommandInTheReadmeRuns(t *testing.T) {
+func TestEveryCommandThatIsShownRuns(t *testing.T) {
 	image := lab.Built(t)
 	cache := os.Getenv("CC_CACHE_DIR")
 	installer := unpack(t, image)
-	for _, command := range readmeCommands(t) {
-		if where, ok := elsewhere()[command]; ok {
+	for _, command := range shownCommands(t) {
+		if where, ok := testOf(command); ok {
 			file, test, _ := strings.Cut(where, ":")
 			data, err := os.ReadFile(file)
 			if err != nil || !strings.Contains(string(data), "func "+test+"(") {
@@ -103,19 +113,48 @@ func TestEveryCommandInTheReadmeRuns(t *testing.T) {
 				cmd.Args[2] = strings.NewReplacer("-file=FILE", "-file="+filepath.Join(out, "cc-base.qcow2"), "-o=FILE", "-o="+filepath.Join(out, "FILE")).Replace(command)
 			case strings.Contains(command, "clean"), strings.Contains(command, "keys:"), strings.Contains(command, "update"), strings.Contains(command, "cache:"):
 				// These change their output folder: a scratch one.
-				out = t.TempDir()
+				out, cmd.Dir = t.TempDir(), "../.."
 				caches = filepath.Join(out, "cache")
-				fallthrough
+			case !strings.Contains(command, "go tool mage"):
+				cmd.Dir = t.TempDir()
 			default:
 				cmd.Dir = "../.."
 			}
 			cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
 				return strings.HasPrefix(kv, "CC_") || strings.HasPrefix(kv, "CI=")
 			}), "CC_PROFILE=minimal", "CC_OUT_DIR="+out, "CC_CACHE_DIR="+caches)
-			if text, err := cmd.CombinedOutput(); err != nil || len(text) == 0 && !strings.Contains(command, "clean") {
+			if text, err := cmd.CombinedOutput(); err != nil || len(text) == 0 && !strings.Contains(command, "clean") && !strings.Contains(command, " > ") {
 				t.Errorf("%v\n%s", err, text)
 			}
 		})
+	}
+}
+
+// testOf returns the test that runs the command, if it is another one than this.
+func testOf(command string) (where string, ok bool) {
+	if where, ok := elsewhere()[command]; ok {
+		return where, true
+	}
+	for begin, where := range pages() {
+		if strings.HasPrefix(command, begin) {
+			return where, true
+		}
+	}
+	return "", false
+}
+
+// pages names the tests that run the commands of a document's own, by how they
+// begin.
+func pages() map[string]string {
+	const keyPage = "../../installer/idblock_test.go:TestTheCommandsOfTheKeyPageRun"
+	return map[string]string{
+		"cc-install measure idblock ":           keyPage,
+		"cc-install release --new-key ":         keyPage,
+		"cc-install release --policy ":          "../../installer/release_test.go:TestReleaseOnceOverConnect",
+		"cc-install attest ":                    "../../installer/attest_test.go:TestAttestBringsAnAnswerThatVerifyEvidenceAccepts",
+		"cc-install verify-evidence ":           "../../installer/attest_test.go:TestAnAttestationIsJudgedByNonceAndIdentity",
+		"sha256sum site.conf":                   "../site/site_test.go:TestThePageSaysWhatTheCodeDoes",
+		"cp out/scratch/firmware/packages.lock": "stage_firmware_test.go:TestTheWrittenLockPins",
 	}
 }
 
