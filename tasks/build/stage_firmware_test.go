@@ -17,10 +17,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cc-base/tasks/bundle"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/firmware"
 	"cc-base/tasks/firmware/firmwaretest"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/lockfile"
 	"cc-base/tasks/sh"
 	"cc-base/tasks/toolbox"
 )
@@ -190,7 +192,9 @@ func TestABuildWithoutFirmwareGoesOn(t *testing.T) {
 	b, _ := firmwareBuild(t, o, a, "")
 	runFirmware(t, b)
 	a.Close()
-	filetest.Write(t, filepath.Join(o.ConfigDir, "packages.lock"), []byte("Package: ovmf-amdsev\nVersion: 9\nFilename: pool/main/a.deb\nSize: 1\nSHA256: "+strings.Repeat("a", 64)+"\n"))
+	gone := bundle.Package{Name: "ovmf-amdsev", Version: "9", Architecture: "all", Filename: "pool/main/a.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
+	lock := lockfile.Lock{Sections: []lockfile.Section{firmware.LockSection([]bundle.Package{gone})}}
+	filetest.Write(t, filepath.Join(o.ConfigDir, "packages.lock"), lock.Encode())
 	o.Stderr = &bytes.Buffer{}
 	if err := Update(o); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,9 @@ const (
 	OutputFolder  Code = "CC0207"
 	Bootstrap     Code = "CC0301"
 	Overlay       Code = "CC0302"
+	NotLocked     Code = "CC0303"
+	NoLock        Code = "CC0304"
+	Outdated      Code = "CC0305"
 	Sealing       Code = "CC0401"
 	DiskImage     Code = "CC0402"
 	VolumeTooBig  Code = "CC0403"
@@ -160,6 +163,15 @@ func Meanings() []Meaning {
 		{Overlay, ExitUsage, "an overlay cannot be applied",
 			"a file under overlays/ has no declared owner and mode that make sense, or replaces a directory by a file",
 			"correct the entry named in the message"},
+		{NotLocked, ExitFailed, "packages are not the locked ones",
+			"with LOCKED=yes, what the mirror offers or what was installed differs from config/packages.lock: another version or digest, a package that is not in it, or one that is missing; every difference is listed",
+			"look at the differences; `mage lock` takes what the mirror has now, a mirror with old versions (SNAPSHOT) has what was locked"},
+		{NoLock, ExitUsage, "there is no lock for this build",
+			"LOCKED=yes, or `mage outdated`, and config/packages.lock is not there or has no section for the tools or for this profile",
+			"run `mage lock` and keep config/packages.lock with the configuration"},
+		{Outdated, ExitFailed, "the mirror has other packages than the lock",
+			"`mage outdated` found that a lock written now would differ; the table says in what",
+			"`mage lock` takes the newer ones; nothing is wrong with a build by the old lock while the mirror still has its versions"},
 		{Sealing, ExitFailed, "a volume could not be sealed",
 			"mkfs.erofs, veritysetup or cryptsetup failed, or its result did not verify",
 			"read the lines shown"},

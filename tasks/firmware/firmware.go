@@ -73,6 +73,7 @@ type Getter struct {
 	Mirror  string           // base URI of a Debian archive, http or https
 	Keyring string           // file with the public keys that may sign a suite
 	Locked  []bundle.Package // taken as they are, or not at all
+	Strict  bool             // take nothing that Locked does not name
 	Known   []Got            // what an earlier run got: taken while it can be had
 	Cache   string           // of package fetch, for the packages
 	Work    string           // folder for what is not kept
@@ -134,6 +135,9 @@ func (s *session) get(ctx context.Context, dir string, image Image) (Got, error)
 	}
 	if i := slices.IndexFunc(s.Locked, func(p bundle.Package) bool { return p.Name == image.Package }); i >= 0 {
 		return s.take(ctx, dir, image, choice{s.Locked[i], FromLock, nil, true})
+	}
+	if s.Strict {
+		return Got{}, no(NotLocked, nil)
 	}
 	if i := slices.IndexFunc(s.Known, func(g Got) bool { return g.Package.Name == image.Package }); i >= 0 {
 		known := s.Known[i]

@@ -23,6 +23,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/google/go-cmp/cmp"
 
+	"cc-base/tasks/bundle"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/fault/faulttest"
@@ -30,6 +31,7 @@ import (
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/firmware/firmwaretest"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/lockfile"
 	"cc-base/tasks/sh"
 	"cc-base/tasks/tee/ovmf/ovmftest"
 )
@@ -421,33 +423,37 @@ func TestTroubleOfThisMachineIsAnError(t *testing.T) {
 	}
 }
 
-func TestALockIsRefusedForWhatIsWrongWithIt(t *testing.T) {
+// What is wrong with a lock is for package lockfile to find.
+func TestALockPinsWhatItsSectionNames(t *testing.T) {
 	t.Parallel()
-	good := "Package: ovmf-amdsev\nVersion: 1\nFilename: pool/main/e/edk2/a_1+ds-2~x_all.deb\nSize: 1\nSHA256: " + strings.Repeat("a", 64) + "\n"
 	file := filepath.Join(t.TempDir(), "packages.lock")
 	if pins, err := ReadLock(file); err != nil || pins != nil {
 		t.Errorf("no lock: %v, %v", pins, err)
 	}
-	filetest.Write(t, file, []byte(good+"\nPackage: other\nVersion: 1\nSHA256: "+strings.Repeat("b", 64)+"\n"))
-	if pins, err := ReadLock(file); err != nil || len(pins) != 1 || pins[0].Version != "1" || pins[0].Size != 1 {
-		t.Errorf("%v, %v", pins, err)
+	pkg := func(name string) bundle.Package {
+		return bundle.Package{Name: name, Version: "1", Architecture: "all", Filename: "pool/main/e/edk2/" + name + "_1_all.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
 	}
-	for text, word := range map[string]string{
-		"":                  "no packages",
-		good + "\n" + good:  "twice",
-		"Package: a\n":      "no version",
-		"not a lock at all": "no packages",
-		strings.Replace(good, "Size: 1", "Size: 0", 1):      "no size",
-		strings.Replace(good, "Size: 1", "Size: x", 1):      "size",
-		strings.Replace(good, "pool/main", "pool/../..", 1): "pool/",
-		strings.Replace(good, "pool/main", "/pool/main", 1): "pool/",
-		strings.Replace(good, "_all.deb", "_all.deb?x", 1):  "pool/",
-		strings.Replace(good, "aaaa", "", 1):                "SHA256",
+	others := lockfile.Section{Name: "tools", From: "debian trixie main", Packages: []bundle.Package{pkg("ovmf-inteltdx"), pkg("zlib1g")}}
+	for _, tt := range []struct {
+		lock lockfile.Lock
+		want []bundle.Package
+	}{
+		{lockfile.Lock{}, nil},
+		{lockfile.Lock{Sections: []lockfile.Section{others}}, nil},
+		{lockfile.Lock{Sections: []lockfile.Section{others, LockSection([]bundle.Package{pkg("ovmf-amdsev")})}}, []bundle.Package{pkg("ovmf-amdsev")}},
 	} {
-		filetest.Write(t, file, []byte(text))
-		_, err := ReadLock(file)
-		faulttest.Want(t, err, fault.Config, word, file)
+		filetest.Write(t, file, tt.lock.Encode())
+		pins, err := ReadLock(file)
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(tt.want, pins); diff != "" {
+			t.Errorf("pins (-want +got):\n%s", diff)
+		}
 	}
+	filetest.Write(t, file, []byte("not a lock at all"))
+	_, err := ReadLock(file)
+	faulttest.Want(t, err, fault.Config, file+":1: ")
 }
 
 func TestAReportOfAnotherSchemaIsRefused(t *testing.T) {

@@ -1,56 +1,74 @@
 package firmware
 
 import (
-	"bytes"
+	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"regexp"
+	"strings"
 
 	"cc-base/tasks/bundle"
-	"cc-base/tasks/fault"
-	"cc-base/tasks/rootfs"
+	"cc-base/tasks/fetch"
+	"cc-base/tasks/lockfile"
 )
 
-// poolName is what the place of a package in an archive looks like.
-var poolName = regexp.MustCompile(`^pool/([A-Za-z0-9][A-Za-z0-9+._~-]*/)+[A-Za-z0-9][A-Za-z0-9+._~-]*\.deb$`)
+// Section is the name of the images' section in a lock.
+const Section = "firmware"
 
-// ReadLock reads a lock: stanzas as an archive's index has them, with at least
-// Package, Version, Filename, Size and SHA256. Packages of others are left out.
-// A file that is not there pins nothing; a malformed one is an error with code
-// fault.Config.
+// ReadLock reads the images' packages from a lock. A file that is not there, or
+// that has no section for them, pins nothing; a malformed one is an error with
+// code fault.Config.
 func ReadLock(path string) ([]bundle.Package, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+	lock, err := lockfile.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	all, err := rootfs.ReadPackages(path)
 	if err != nil {
-		return nil, fault.New(fault.Config, err)
+		return nil, err
 	}
-	pins := ours(all)
-	seen := map[string]bool{}
-	for _, p := range pins {
-		switch {
-		case seen[p.Name]:
-			return nil, fault.Newf(fault.Config, "%s: %s is there twice", path, p.Name)
-		case p.Size <= 0 || !poolName.MatchString(p.Filename):
-			return nil, fault.Newf(fault.Config, "%s: %s has no size, or no file name below pool/", path, p.Name)
-		}
-		seen[p.Name] = true
-	}
-	return pins, nil
+	section, _ := lock.Section(Section)
+	return section.Packages, nil
+}
+
+// LockSection returns the section of a lock that has the packages.
+func LockSection(packages []bundle.Package) lockfile.Section {
+	return lockfile.Section{Name: Section, From: "debian " + strings.Join(Suites(), " "), Packages: packages}
 }
 
 // Lock returns the report's packages as a lock.
 func (r Report) Lock() []byte {
-	var b bytes.Buffer
-	for i, g := range r.Images {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		p := g.Package
-		fmt.Fprintf(&b, "Package: %s\nVersion: %s\nArchitecture: all\nFilename: %s\nSize: %d\nSHA256: %s\n", p.Name, p.Version, p.Filename, p.Size, p.SHA256)
+	var l lockfile.Lock
+	var packages []bundle.Package
+	for _, g := range r.Images {
+		packages = append(packages, g.Package.bundle())
 	}
-	return b.Bytes()
+	if len(packages) > 0 {
+		l.Sections = append(l.Sections, LockSection(packages))
+	}
+	return l.Encode()
+}
+
+// Find returns the newest packages of the images, which it does not fetch, and
+// says why it has not found one. Its error is one of this machine, or ctx's.
+func (g Getter) Find(ctx context.Context, images ...Image) ([]bundle.Package, error) {
+	s := session{Getter: g, suites: map[string]reading{}, scratch: fetch.New(g.Work, g.Fetch)}
+	defer s.scratch.Close()
+	var packages []bundle.Package
+	for _, image := range images {
+		found, err := choice{}, s.usable()
+		if err == nil {
+			found, err = s.find(ctx, image)
+		}
+		var no *unavailable
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.As(err, &no):
+			g.Say("without %s: %v", image.File, err)
+		case err != nil:
+			return nil, err
+		default:
+			packages = append(packages, found.Package)
+		}
+	}
+	return packages, nil
 }

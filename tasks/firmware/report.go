@@ -121,6 +121,7 @@ const (
 	WrongContent Reason = "wrong-content"
 	Vanished     Reason = "vanished"
 	Unusable     Reason = "unusable"
+	NotLocked    Reason = "not-locked"
 )
 
 // Meaning is the reason in words.
@@ -146,6 +147,8 @@ func (r Reason) Meaning() string {
 		return "the mirror does not have the pinned version any more"
 	case Unusable:
 		return "its package does not hold firmware that a confidential guest can be started with"
+	case NotLocked:
+		return "the lock does not name its package, and LOCKED=yes takes no other"
 	}
 	return "unknown"
 }
