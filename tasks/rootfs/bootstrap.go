@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 
 	"cc-base/tasks/atomicfile"
@@ -32,7 +32,11 @@ type Spec struct {
 	AptOpts  []string // apt.conf lines, such as the host's proxy
 	TempDir  string   // where mmdebstrap puts the tree together; empty is the system's place
 	Locale   string   // to be generated in the tree; empty and the C ones need nothing
+
+	Pins []bundle.Package // versions that are taken wherever the archive still has them
 }
+
+const mirrorHint = "the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf"
 
 // Bootstrap writes the tree that spec describes to tarFile and returns every
 // package in it with the digest that the signed index gives for it. listFile
@@ -45,25 +49,25 @@ type Spec struct {
 // output folder.
 //
 // tarFile appears whole or not at all.
-func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) ([]bundle.Package, error) {
+func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) (packages []bundle.Package, err error) {
+	forget, err := spec.writePins(listFile)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, forget()) }()
 	// A list of an earlier run must not pass for this one's.
 	if err := os.RemoveAll(listFile); err != nil {
 		return nil, err
 	}
-	env := []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", spec.Epoch), "INITRD=No"}
-	if spec.TempDir != "" {
-		env = append(env, "TMPDIR="+spec.TempDir)
-	}
-	var packages []bundle.Package
-	err := atomicfile.Fill(tarFile, 0o644, func(out io.Writer) error {
+	err = atomicfile.Fill(tarFile, 0o644, func(out io.Writer) error {
 		err := run.Run(ctx, sh.Cmd{
 			Name:   "mmdebstrap",
 			Args:   arguments(spec, os.Geteuid() == 0, listFile),
-			Env:    env,
+			Env:    spec.environment(),
 			Stdout: out,
 		})
 		if err != nil {
-			return fault.New(fault.Bootstrap, err).Hint("the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf")
+			return fault.New(fault.Bootstrap, err).Hint(mirrorHint)
 		}
 		if packages, err = ReadPackages(listFile); err != nil {
 			return fault.New(fault.Bootstrap, err)
@@ -84,32 +88,19 @@ const (
 )
 
 func arguments(spec Spec, root bool, listFile string) []string {
-	mode := "unshare"
-	if root {
-		mode = "root"
-	}
-	packages := append([]string(nil), spec.Packages...)
-	sort.Strings(packages)
-	args := []string{
-		"--mode=" + mode,
+	args := append(spec.apt(root, listFile),
 		"--variant=minbase",
 		"--format=tar",
-		"--include=" + strings.Join(packages, ","),
-		// A half-read index would silently give older packages.
-		`--aptopt=APT::Update::Error-Mode "any"`,
-		`--aptopt=Acquire::Retries "3"`,
-		"--customize-hook=" + packageList,
-		"--customize-hook=download " + insideList + " " + quote(listFile),
-		`--customize-hook=rm "$1` + insideList + `"`,
+		"--include="+strings.Join(spec.wanted(), ","),
+		"--customize-hook="+packageList,
+		"--customize-hook=download "+insideList+" "+quote(listFile),
+		`--customize-hook=rm "$1`+insideList+`"`,
+	)
+	if len(spec.Pins) > 0 {
+		args = append(args, `--customize-hook=rm "$1`+pinsInside+`"`)
 	}
 	if spec.Locale != "" && NeedsLocale(spec.Locale) {
 		args = append(args, localeHook(spec.Locale))
-	}
-	if spec.Keyring != "" {
-		args = append(args, "--keyring="+spec.Keyring)
-	}
-	for _, o := range spec.AptOpts {
-		args = append(args, "--aptopt="+o)
 	}
 	for _, p := range spec.Exclude {
 		args = append(args, "--dpkgopt=path-exclude="+p)
@@ -119,6 +110,41 @@ func arguments(spec Spec, root bool, listFile string) []string {
 	}
 	args = append(args, spec.Suite, "-")
 	return append(args, spec.Sources...)
+}
+
+// apt is what decides which packages apt finds and chooses.
+func (s Spec) apt(root bool, listFile string) []string {
+	mode := "unshare"
+	if root {
+		mode = "root"
+	}
+	args := []string{
+		"--mode=" + mode,
+		// A half-read index would silently give older packages.
+		`--aptopt=APT::Update::Error-Mode "any"`,
+		`--aptopt=Acquire::Retries "3"`,
+	}
+	for _, o := range s.AptOpts {
+		args = append(args, "--aptopt="+o)
+	}
+	if s.Keyring != "" {
+		args = append(args, "--keyring="+s.Keyring)
+	}
+	if len(s.Pins) > 0 {
+		args = append(args, "--setup-hook=upload "+quote(pinsFile(listFile))+" "+pinsInside)
+	}
+	return args
+}
+
+// wanted is the packages in an order that does not depend on the caller's.
+func (s Spec) wanted() []string { return slices.Sorted(slices.Values(s.Packages)) }
+
+func (s Spec) environment() []string {
+	env := []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", s.Epoch), "INITRD=No"}
+	if s.TempDir != "" {
+		env = append(env, "TMPDIR="+s.TempDir)
+	}
+	return env
 }
 
 // quote makes one word both of a shell and of mmdebstrap's own hooks, which
