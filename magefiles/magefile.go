@@ -73,6 +73,16 @@ func Test(ctx context.Context) error {
 	return with(func(o build.Options) error { return build.Test(ctx, o) })
 }
 
+// Lock writes config/packages.lock: the packages that the mirror has now, for builds with LOCKED=yes.
+func Lock(ctx context.Context) error {
+	return with(func(o build.Options) error { return build.WriteLock(ctx, o) })
+}
+
+// Outdated tells what the mirror has other than config/packages.lock; -json for programs.
+func Outdated(ctx context.Context, json *bool) error {
+	return with(func(o build.Options) error { return build.Outdated(ctx, o, os.Stdout, json != nil && *json) })
+}
+
 // Update makes the next build install the newest packages of the mirror.
 func Update() error { return with(build.Update) }
 

@@ -24,6 +24,7 @@ import (
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/lockfile"
 	"cc-base/tasks/sh"
 	"cc-base/tasks/toolbox"
 )
@@ -38,6 +39,7 @@ type Options struct {
 	CacheDir   string    // CC_CACHE_DIR, default Repo/out/cache
 	Verbose    bool      // show the output of commands as it comes
 	Debug      bool      // DEBUG=true: more about keys, never a secret
+	Unlocked   bool      // leave the lock alone, whatever LOCKED says
 	Force      bool      // CC_FORCE=1: write over an image that was changed
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
 	Stderr     io.Writer // events, one line each
@@ -108,12 +110,17 @@ type Build struct {
 	Host   sh.Host      // the machine's own programs
 	Tools  toolbox.Tree // the tools tree; usable once prepare has run
 
-	log *log
+	lock *lockfile.Lock // binds the build; nil without LOCKED=yes
+	log  *log
 }
 
 // Open takes the output folder for a build and makes its folders. The caller
 // calls closeBuild when done; it releases the folder.
 func Open(o Options, config conf.Config) (b *Build, closeBuild func(), err error) {
+	b = &Build{Options: o, Config: config}
+	if err := b.useLock(); err != nil {
+		return nil, nil, err
+	}
 	if err := o.makeOut(); err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +128,6 @@ func Open(o Options, config conf.Config) (b *Build, closeBuild func(), err error
 	if err != nil {
 		return nil, nil, err
 	}
-	b = &Build{Options: o, Config: config}
 	for _, dir := range []string{b.scratch(), b.stateDir(), b.out("log"), o.CacheDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			unlock()

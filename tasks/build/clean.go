@@ -64,6 +64,10 @@ func Update(o Options) error {
 	if err := b.firmwareMemory("").forget(); err != nil {
 		return err
 	}
-	fmt.Fprintln(o.Stderr, "update: the next build installs the newest packages")
+	what := "the newest packages"
+	if config, err := o.config(); err == nil && config.OS.Locked {
+		what = "what the lock names, as LOCKED=yes asks; newer ones: mage lock"
+	}
+	fmt.Fprintln(o.Stderr, "update: the next build installs "+what)
 	return nil
 }

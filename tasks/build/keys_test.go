@@ -356,6 +356,7 @@ TEE_KEY_SETTINGS=( KEY_DIR=/var/lib/k KEY_ALGO=ed25519 )`))
 // Every key that the guest reads is one that its stage depends on.
 func TestEverySettingOfTheGuestIsAnInputOfItsStage(t *testing.T) {
 	o := planOptions(t)
+	writeLock(t, o, section("tools"), section("image/other")) // LOCKED=yes wants one
 	plain, err := lookOther(t, o, "").guestSettings()
 	if err != nil {
 		t.Fatal(err)

@@ -68,6 +68,9 @@ func look(o Options) (*Build, error) {
 		return nil, err
 	}
 	b := &Build{Options: o, Config: config, log: newLog(io.Discard, io.Discard)}
+	if err := b.useLock(); err != nil {
+		return nil, err
+	}
 	b.Tools.Dir = b.toolsDir()
 	return b, nil
 }

@@ -123,7 +123,7 @@ func other() map[string]string {
 	return map[string]string{
 		"DISTRIBUTION": "DISTRIBUTION=ubuntu\nEXPERIMENTAL=yes\nSUITE=noble", "SUITE": "SUITE=forky", "MIRROR": "MIRROR=http://mirror.invalid/debian",
 		"SNAPSHOT": "SNAPSHOT=20260101T000000Z\nMIRROR=http://snapshot.invalid/debian", "COMPONENTS": "COMPONENTS=( main contrib )", "PACKAGES": "PACKAGES=( jq )",
-		"KERNEL": "KERNEL=generic", "TOOLS_SUITE": "TOOLS_SUITE=forky", "HOSTNAME": "HOSTNAME=other", "LOCALE": "LOCALE=de_DE.UTF-8", "TIMEZONE": "TIMEZONE=Europe/Berlin",
+		"KERNEL": "KERNEL=generic", "TOOLS_SUITE": "TOOLS_SUITE=forky", "LOCKED": "LOCKED=yes", "HOSTNAME": "HOSTNAME=other", "LOCALE": "LOCALE=de_DE.UTF-8", "TIMEZONE": "TIMEZONE=Europe/Berlin",
 		"SOURCE_DATE_EPOCH": "SOURCE_DATE_EPOCH=1767225601", "EXPERIMENTAL": "EXPERIMENTAL=yes",
 		"TEE_TYPE": "TEE_TYPE=sev-snp", "TEE_VCPUS": "TEE_VCPUS=8", "TEE_CPU_MODEL": "TEE_CPU_MODEL=EPYC-Milan", "BOOT_MODE": "BOOT_MODE=direct",
 		"MEASURE_VCPUS": "MEASURE_VCPUS=( 3 )", "MEASURE_CPU_MODELS": "MEASURE_CPU_MODELS=( EPYC-Milan )", "MEASURE_GUEST_FEATURES": "MEASURE_GUEST_FEATURES=( 0x21 )",
@@ -148,6 +148,7 @@ func other() map[string]string {
 // and the installer, so apps and package.
 func TestEveryKeyRunsExactlyTheStagesThatDependOnIt(t *testing.T) {
 	o := planOptions(t)
+	writeLock(t, o, section("tools"), section("image/other")) // LOCKED=yes wants one
 	finished(t, o)
 	if ran := direct(t, o); len(ran) > 0 {
 		t.Fatalf("with nothing changed: %v", ran)

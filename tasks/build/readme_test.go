@@ -66,6 +66,8 @@ func elsewhere() map[string]string {
 		"go tool mage validate":                                                  "../lab/boot_test.go:TestMageValidateChecksTheBuiltImageInABoot",
 		"go tool mage validate -name=DOMAIN":                                     "../lab/boot_test.go:TestMageValidateChecksTheBuiltImageInABoot", // the same way, by another socket
 		"go tool mage check:resources":                                           running,                                                          // checks.txtar, as those below
+		"go tool mage lock":                                                      running,                                                          // lock.txtar
+		"go tool mage outdated":                                                  running,                                                          // lock.txtar
 		"go tool mage check:hardware":                                            running,
 		"go tool mage check:hardware -verbose":                                   running,
 		"go tool mage check:hardware -facts=FILE":                                running,

@@ -11,7 +11,8 @@ func bootstrapStage() stage {
 	return stage{
 		name:    "bootstrap",
 		title:   "installing the distribution's packages",
-		keys:    []string{"DISTRIBUTION", "SUITE", "MIRROR", "SNAPSHOT", "COMPONENTS", "PACKAGES", "KERNEL", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
+		keys:    []string{"DISTRIBUTION", "SUITE", "MIRROR", "SNAPSHOT", "LOCKED", "COMPONENTS", "PACKAGES", "KERNEL", "LOCALE", "TIMEZONE", "SOURCE_DATE_EPOCH"},
+		facts:   func(b *Build) (map[string]string, error) { return b.lockFact(imageSection(b.Config.Profile)), nil },
 		cached:  true,
 		outputs: func(b *Build) []string { return []string{b.scratch("base.tar"), b.scratch("packages.json")} },
 		run:     bootstrap,
@@ -19,27 +20,33 @@ func bootstrapStage() stage {
 }
 
 func bootstrap(ctx context.Context, b *Build) error {
-	os := b.Config.OS
-	d, err := rootfs.DistributionByName(os.Distribution)
+	src, err := b.imageSource(ctx)
 	if err != nil {
 		return err
 	}
-	mirror, err := b.mirror(ctx, d)
-	if err != nil {
-		return err
-	}
-	spec, err := b.bootstrapSpec(ctx, d, mirror, os.Suite, os.Components, imagePackages(d, os.Kernel, os.Timezone, os.Locale, os.Packages))
-	if err != nil {
-		return err
-	}
-	spec.Locale = os.Locale
-	b.log.event("bootstrap", "%s %s with %d packages and what they need", os.Distribution, os.Suite, len(spec.Packages))
-	packages, err := b.bootstrapTree(ctx, spec, b.scratch("base.tar"), b.scratch("packages.list"))
+	b.log.event("bootstrap", "%s %s with %d packages and what they need", b.Config.OS.Distribution, src.spec.Suite, len(src.spec.Packages))
+	packages, err := b.bootstrapTree(ctx, src, b.scratch("base.tar"), b.scratch("packages.list"))
 	if err != nil {
 		return err
 	}
 	b.log.event("bootstrap", "%d packages, %s", len(packages), fileSize(b.scratch("base.tar")))
 	return b.keep("packages.json", packages)
+}
+
+// imageSource is where the image's packages come from.
+func (b *Build) imageSource(ctx context.Context) (source, error) {
+	os := b.Config.OS
+	d, err := rootfs.DistributionByName(os.Distribution)
+	if err != nil {
+		return source{}, err
+	}
+	mirror, err := b.mirror(ctx, d)
+	if err != nil {
+		return source{}, err
+	}
+	src, err := b.source(ctx, imageSection(b.Config.Profile), d, mirror, os.Suite, os.Components, imagePackages(d, os.Kernel, os.Timezone, os.Locale, os.Packages))
+	src.spec.Locale = os.Locale
+	return src, err
 }
 
 // mirror returns where the image's packages come from: os.conf where it says,

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/digest"
+	"cc-base/tasks/fault"
 	"cc-base/tasks/fetch"
 	"cc-base/tasks/firmware"
 	"cc-base/tasks/rootfs"
@@ -21,7 +23,7 @@ func firmwareStage() stage {
 	return stage{
 		name:  "firmware",
 		title: "getting the firmware of confidential guests",
-		keys:  []string{"DISTRIBUTION", "MIRROR", "SNAPSHOT", "TEE_TYPE", "FIRMWARE_CONFIDENTIAL"},
+		keys:  []string{"DISTRIBUTION", "MIRROR", "SNAPSHOT", "LOCKED", "TEE_TYPE", "FIRMWARE_CONFIDENTIAL"},
 		reads: []string{"prepare"},
 		facts: func(b *Build) (map[string]string, error) {
 			lock, err := digest.File(b.packagesLock())
@@ -42,9 +44,6 @@ func firmwareStage() stage {
 		run: getFirmware,
 	}
 }
-
-// packagesLock pins packages; there need not be one.
-func (b *Build) packagesLock() string { return b.configFile("packages.lock") }
 
 func (b *Build) firmwareReport() string { return b.scratch("firmware", "firmware.json") }
 
@@ -94,31 +93,59 @@ func getFirmware(ctx context.Context, b *Build) error {
 }
 
 func (b *Build) fetchFirmware(ctx context.Context, dir string, wanted []firmware.Image) (firmware.Report, error) {
-	mirror, keyring, err := b.debian(ctx)
+	getter, err := b.firmwareGetter(ctx)
 	if err != nil {
 		return firmware.Report{}, err
 	}
-	locked, err := firmware.ReadLock(b.packagesLock())
+	getter.Locked, err = firmware.ReadLock(b.packagesLock())
 	if err != nil {
 		return firmware.Report{}, err
 	}
 	defer os.RemoveAll(b.firmwareWork())
-	known := b.firmwareMemory(mirror)
-	report, err := firmware.Getter{
-		Mirror: mirror, Keyring: keyring, Locked: locked, Known: known.recall(wanted),
-		Cache: filepath.Join(b.firmwareCache(), "downloads"), Work: b.firmwareWork(), Tools: b.Tools,
-		// Nobody wants to wait long for what the build can do without.
-		Fetch: fetch.Options{Tries: 3},
-		Now:   time.Now,
-		Say:   func(format string, args ...any) { b.log.event("firmware", format, args...) },
-	}.Get(ctx, dir, wanted...)
+	known := b.firmwareMemory(getter.Mirror)
+	getter.Known, getter.Strict = known.recall(wanted), b.lock != nil
+	report, err := getter.Get(ctx, dir, wanted...)
 	if err != nil {
+		return report, err
+	}
+	if err := b.lockedFirmware(report); err != nil {
 		return report, err
 	}
 	if len(report.Missing) > 0 {
 		b.log.event("firmware", "installation on such hosts will be refused; `mage update` has the next build ask again")
 	}
 	return report, known.remember(report)
+}
+
+// firmwareGetter gets firmware from the mirror of Debian.
+func (b *Build) firmwareGetter(ctx context.Context) (firmware.Getter, error) {
+	mirror, keyring, err := b.debian(ctx)
+	return firmware.Getter{
+		Mirror: mirror, Keyring: keyring,
+		Cache: filepath.Join(b.firmwareCache(), "downloads"), Work: b.firmwareWork(), Tools: b.Tools,
+		// Nobody wants to wait long for what the build can do without.
+		Fetch: fetch.Options{Tries: 3},
+		Now:   time.Now,
+		Say:   func(format string, args ...any) { b.log.event("firmware", format, args...) },
+	}, err
+}
+
+// lockedFirmware refuses a build that lacks what the lock names. Firmware that
+// the lock does not name is left out of the image, as one that cannot be had.
+func (b *Build) lockedFirmware(report firmware.Report) error {
+	if b.lock == nil {
+		return nil
+	}
+	var errs []error
+	for _, m := range report.Missing {
+		if m.Reason != firmware.NotLocked {
+			errs = append(errs, fmt.Errorf("%s: in the lock, but %s", m.Package, m.Meaning))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fault.New(fault.NotLocked, errors.Join(errs...)).Hint("`mage lock` takes what the mirror has now; FIRMWARE_CONFIDENTIAL=no builds without")
 }
 
 // debian returns the mirror of Debian that the build uses, and the file with

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,39 +23,56 @@ func prepareStage() stage {
 	return stage{
 		name:    "prepare",
 		title:   "bringing the tools tree up to date",
-		keys:    []string{"TOOLS_SUITE"},
+		keys:    []string{"TOOLS_SUITE", "LOCKED"},
+		facts:   func(b *Build) (map[string]string, error) { return b.lockFact(toolsSection), nil },
 		outputs: func(b *Build) []string { return []string{b.toolsList()} },
 		run:     prepare,
 	}
 }
 
 func prepare(ctx context.Context, b *Build) error {
-	tools, err := rootfs.DistributionByName("debian")
+	return b.buildTree(ctx, b.toolsDir(), b.toolsSource)
+}
+
+// toolsSource is where the tools tree comes from.
+func (b *Build) toolsSource(ctx context.Context) (source, error) {
+	return b.treeSource(ctx, toolsSection, toolbox.Packages())
+}
+
+// treeSource is where a tree of programs comes from.
+func (b *Build) treeSource(ctx context.Context, section string, packages []string) (source, error) {
+	d, err := rootfs.DistributionByName("debian")
 	if err != nil {
-		return err
+		return source{}, err
 	}
-	return b.buildTree(ctx, tools, b.toolsDir(), toolbox.Packages())
+	mirror, err := rootfs.HostMirror(ctx, b.Host, d)
+	if err != nil {
+		return source{}, err
+	}
+	return b.source(ctx, section, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, packages)
 }
 
 // toolsName names the tree after everything that decides its content, so that
 // several configurations keep theirs side by side.
-func (b *Build) toolsName() string { return b.treeName(toolbox.Packages()) }
+func (b *Build) toolsName() string { return b.treeName(toolsSection, toolbox.Packages()) }
 func (b *Build) toolsDir() string  { return filepath.Join(b.CacheDir, "tools", b.toolsName()) }
 func (b *Build) toolsList() string { return b.toolsDir() + ".packages" }
 
 // hostDir is the tree that plays the host of virtual machines in tests.
 func (b *Build) hostDir() string {
-	return filepath.Join(b.CacheDir, "tools", "host-"+b.treeName(toolbox.HostPackages()))
+	return filepath.Join(b.CacheDir, "tools", "host-"+b.treeName("", toolbox.HostPackages()))
 }
 
-func (b *Build) treeName(packages []string) string {
-	return key(map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(packages, " "), "layout": "1"})[:16]
+func (b *Build) treeName(section string, packages []string) string {
+	parts := map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(packages, " "), "layout": "1"}
+	maps.Copy(parts, b.lockFact(section))
+	return key(parts)[:16]
 }
 
 // buildTree makes a tree of programs unless it is there. Builds that share a
 // cache wait for each other here; the package list appears last and says that
 // the tree is whole.
-func (b *Build) buildTree(ctx context.Context, d rootfs.Distribution, dir string, packages []string) error {
+func (b *Build) buildTree(ctx context.Context, dir string, find func(context.Context) (source, error)) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -75,19 +93,15 @@ func (b *Build) buildTree(ctx context.Context, d rootfs.Distribution, dir string
 	if err := atomicfile.Remove(whole); err != nil {
 		return err
 	}
-	mirror, err := rootfs.HostMirror(ctx, b.Host, d)
+	src, err := find(ctx)
 	if err != nil {
 		return err
 	}
-	b.log.event("prepare", "%s with %d packages and what they need", b.Config.OS.ToolsSuite, len(packages))
-	spec, err := b.bootstrapSpec(ctx, d, mirror, b.Config.OS.ToolsSuite, []string{"main"}, packages)
-	if err != nil {
-		return err
-	}
+	b.log.event("prepare", "%s with %d packages and what they need", src.spec.Suite, len(src.spec.Packages))
 	tarFile, list := dir+".tar", dir+".packages.part"
 	defer os.Remove(tarFile)
 	defer os.Remove(list)
-	if _, err := b.bootstrapTree(ctx, spec, tarFile, list); err != nil {
+	if _, err := b.bootstrapTree(ctx, src, tarFile, list); err != nil {
 		return err
 	}
 	if err := toolbox.Unpack(ctx, b.Host, tarFile, dir); err != nil {
@@ -107,40 +121,67 @@ func TestHost(ctx context.Context, o Options) (dir string, err error) {
 }
 
 func (b *Build) testHost(ctx context.Context) (string, error) {
-	debian, err := rootfs.DistributionByName("debian")
-	if err != nil {
-		return "", err
-	}
-	return b.hostDir(), b.buildTree(ctx, debian, b.hostDir(), toolbox.HostPackages())
+	return b.hostDir(), b.buildTree(ctx, b.hostDir(), func(ctx context.Context) (source, error) {
+		return b.treeSource(ctx, "", toolbox.HostPackages()) // no lock covers what tests alone use
+	})
 }
 
-// bootstrapSpec is what the tools tree and the image have in common.
-func (b *Build) bootstrapSpec(ctx context.Context, d rootfs.Distribution, m rootfs.Mirror, suite string, components, packages []string) (rootfs.Spec, error) {
+// source is what the trees of programs and the image have in common.
+func (b *Build) source(ctx context.Context, section string, d rootfs.Distribution, m rootfs.Mirror, suite string, components, packages []string) (source, error) {
 	options, err := rootfs.HostAptOptions(ctx, b.Host)
 	if err != nil {
-		return rootfs.Spec{}, err
+		return source{}, err
 	}
 	if m.Snapshot {
 		options = append(options, `Acquire::Check-Valid-Until "false"`)
 	}
 	exclude, include := rootfs.Unneeded()
-	return rootfs.Spec{
+	return source{section: section, from: from(d.Name, suite, components), spec: rootfs.Spec{
 		Suite: suite, Sources: m.Sources(d, suite, components), Keyring: d.Keyring, Packages: packages,
 		Epoch: b.Config.OS.SourceDateEpoch, Exclude: exclude, Include: include, AptOpts: options,
-	}, nil
+	}}, nil
 }
 
-// bootstrapTree lets mmdebstrap work in a folder that is in the undo record:
-// killed, it leaves half a root file system there.
-func (b *Build) bootstrapTree(ctx context.Context, spec rootfs.Spec, tarFile, list string) ([]bundle.Package, error) {
-	var err error
-	if spec.TempDir, err = b.journal().TempDir(); err != nil {
-		return nil, err
+// bootstrapTree installs a tree. Where the lock binds it, what the mirror has is
+// compared before anything is downloaded, and what was installed after it: the
+// mirror may have moved in between.
+func (b *Build) bootstrapTree(ctx context.Context, src source, tarFile, list string) ([]bundle.Package, error) {
+	locked, spec := b.locked(src.section), src.spec
+	if locked != nil {
+		spec.Pins = locked.Packages
+		offered, err := b.resolveTree(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		if err := locked.Check(src.from, offered); err != nil {
+			return nil, err
+		}
 	}
-	packages, err := rootfs.Bootstrap(ctx, b.Host, spec, tarFile, list)
+	var packages []bundle.Package
+	err := b.withTempDir(ctx, func(dir string) (err error) {
+		spec.TempDir = dir
+		packages, err = rootfs.Bootstrap(ctx, b.Host, spec, tarFile, list)
+		return err
+	})
+	if err != nil || locked == nil {
+		return packages, err
+	}
+	if err := locked.Check(src.from, packages); err != nil {
+		return nil, errors.Join(err, os.Remove(tarFile), os.Remove(list))
+	}
+	return packages, nil
+}
+
+// withTempDir lets mmdebstrap work in a folder that is in the undo record:
+// killed, it leaves half a root file system there.
+func (b *Build) withTempDir(ctx context.Context, do func(dir string) error) error {
+	dir, err := b.journal().TempDir()
+	if err != nil {
+		return err
+	}
+	err = do(dir)
 	// The next build tries again what could not be removed now.
-	undone := b.journal().Replay(context.WithoutCancel(ctx), b.Host)
-	return packages, errors.Join(err, undone)
+	return errors.Join(err, b.journal().Replay(context.WithoutCancel(ctx), b.Host))
 }
 
 func (b *Build) journal() undo.Journal {

@@ -131,15 +131,22 @@ func nearestFile(name string, names []string) string {
 	return stem + ".conf"
 }
 
-func readProfile(dir, profile string) ([]source, Problems) {
-	folder := filepath.Join(dir, "profiles")
-	known := []string{"default"}
-	found, _ := os.ReadDir(folder) // no folder: no profiles
+// Profiles returns the names of the profiles in a configuration's folder; it may
+// have none.
+func Profiles(dir string) []string {
+	var names []string
+	found, _ := os.ReadDir(filepath.Join(dir, "profiles")) // no folder: no profiles
 	for _, e := range found {
-		if name, ok := strings.CutSuffix(e.Name(), ".conf"); ok {
-			known = append(known, name)
+		if name, ok := strings.CutSuffix(e.Name(), ".conf"); ok && name != "default" {
+			names = append(names, name)
 		}
 	}
+	return names
+}
+
+func readProfile(dir, profile string) ([]source, Problems) {
+	folder := filepath.Join(dir, "profiles")
+	known := append([]string{"default"}, Profiles(dir)...)
 	sort.Strings(known)
 	if !slices.Contains(known, profile) {
 		return nil, Problems{{File: folder, What: fmt.Sprintf("there is no profile %q", profile),

@@ -32,6 +32,7 @@ type OS struct {
 	Packages        []string // added to the built-in base set
 	Kernel          string   // cloud or generic; auto is settled on loading
 	ToolsSuite      string   // Debian release of the tools tree
+	Locked          bool     // packages.lock binds the build
 	Hostname        string
 	Locale          string
 	Timezone        string

@@ -77,7 +77,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	c, _ := load(nil)
 	want := map[string]string{
 		"DISTRIBUTION": "debian", "SUITE": "trixie", "MIRROR": "", "SNAPSHOT": "", "COMPONENTS": "main",
-		"PACKAGES": "", "KERNEL": "cloud", "TOOLS_SUITE": "trixie", "HOSTNAME": "cc-base", "LOCALE": "C.UTF-8",
+		"PACKAGES": "", "KERNEL": "cloud", "TOOLS_SUITE": "trixie", "LOCKED": "no", "HOSTNAME": "cc-base", "LOCALE": "C.UTF-8",
 		"TIMEZONE": "UTC", "SOURCE_DATE_EPOCH": "1767225600", "EXPERIMENTAL": "no",
 		"TEE_TYPE": "auto", "TEE_VCPUS": "4", "TEE_CPU_MODEL": "auto", "BOOT_MODE": "auto",
 		"MEASURE_VCPUS": "1 2 4 8 16 32 64", "MEASURE_CPU_MODELS": "EPYC-v4 EPYC-Milan EPYC-Genoa EPYC-Turin", "MEASURE_GUEST_FEATURES": "0x01 0x21",
