@@ -27,7 +27,7 @@ func Prepare(ctx context.Context) error { return through(ctx, "prepare") }
 func BaseOS(ctx context.Context) error { return through(ctx, "baseos") }
 
 // TEE adds the guest program, the TEE modules and the initrd.
-func TEE(ctx context.Context) error { return through(ctx, "tee") }
+func TEE(ctx context.Context) error { return through(ctx, "initrd") }
 
 // Encrypt seals the root volume: erofs and verity in LUKS2.
 func Encrypt(ctx context.Context) error { return through(ctx, "encrypt") }

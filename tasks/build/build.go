@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -112,6 +113,10 @@ type Build struct {
 
 	lock *lockfile.Lock // binds the build; nil without LOCKED=yes
 	log  *log
+
+	// Stages run side by side.
+	making  sync.Mutex // keys that several of them need
+	undoing sync.Mutex // the undo record
 }
 
 // Open takes the output folder for a build and makes its folders. The caller

@@ -234,7 +234,7 @@ func (b *Build) sources(ctx context.Context) ([]source, error) {
 	var out []source
 	var errs []error
 	for _, profile := range append([]string{""}, conf.Profiles(b.ConfigDir)...) {
-		of := *b
+		of := &Build{Options: b.Options, Host: b.Host, Tools: b.Tools, log: b.log}
 		of.Profile = profile
 		var err error
 		if of.Config, err = of.Options.config(); err != nil {
@@ -256,7 +256,9 @@ func (b *Build) resolveTree(ctx context.Context, spec rootfs.Spec) ([]bundle.Pac
 	var packages []bundle.Package
 	err := b.withTempDir(ctx, func(dir string) (err error) {
 		spec.TempDir = dir
-		packages, err = rootfs.Resolve(ctx, b.Host, spec, filepath.Join(b.scratch(), "resolved.list"))
+		list := b.scratch(filepath.Base(dir) + ".list") // another tree may be resolved at once
+		defer os.Remove(list)
+		packages, err = rootfs.Resolve(ctx, b.Host, spec, list)
 		return err
 	})
 	return packages, err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +24,9 @@ type log struct {
 
 	mu   sync.Mutex
 	live bool // the last thing on the terminal is a progress line
+	runs []*stageRun
+
+	showing bool // somebody renews the progress line
 }
 
 func newLog(to io.Writer, file io.Writer) *log {
@@ -49,37 +54,68 @@ func (l *log) wipe() {
 // tick is how often the progress line is renewed.
 const tick = 500 * time.Millisecond
 
+// stageRun is a stage that runs.
+type stageRun struct {
+	stage    string
+	began    time.Time
+	expected float64 // seconds; 0 is unknown
+}
+
 // running shows the stage's time on a terminal until stop is called, next to
-// what it is expected to take, when that is known.
+// what it is expected to take, when that is known, and to the other stages that
+// run.
 func (l *log) running(stage string, e history.Expectation) (stop func()) {
 	if !l.terminal {
 		return func() {}
 	}
-	began, done, gone := time.Now(), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(gone)
-		t := time.NewTicker(tick)
-		defer t.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-t.C:
-				l.mu.Lock()
-				l.wipe()
-				fmt.Fprintf(l.to, "%s", progress(stage, time.Since(began).Seconds(), e.Seconds))
-				l.live = true
-				l.mu.Unlock()
-			}
-		}
-	}()
+	r := &stageRun{stage: stage, began: time.Now(), expected: e.Seconds}
+	l.mu.Lock()
+	l.runs = append(l.runs, r)
+	if !l.showing {
+		l.showing = true
+		go l.show()
+	}
+	l.mu.Unlock()
 	return func() {
-		close(done)
-		<-gone
 		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.runs = slices.DeleteFunc(l.runs, func(other *stageRun) bool { return other == r })
 		l.wipe()
+	}
+}
+
+// show renews the progress line until no stage runs.
+func (l *log) show() {
+	for t := time.NewTicker(tick); ; <-t.C {
+		l.mu.Lock()
+		if len(l.runs) == 0 {
+			l.showing = false
+			l.mu.Unlock()
+			t.Stop()
+			return
+		}
+		l.wipe()
+		fmt.Fprint(l.to, progressOf(l.runs, time.Now()))
+		l.live = true
 		l.mu.Unlock()
 	}
+}
+
+// progressOf is the line for the stages that run. That of several has no bars, to
+// fit into the width of a terminal.
+func progressOf(runs []*stageRun, now time.Time) string {
+	if len(runs) == 1 {
+		return progress(runs[0].stage, now.Sub(runs[0].began).Seconds(), runs[0].expected)
+	}
+	var parts []string
+	for _, r := range runs {
+		text := fmt.Sprintf("%s %.0f s", r.stage, now.Sub(r.began).Seconds())
+		if r.expected >= 1 {
+			text += fmt.Sprintf(" of about %.0f", r.expected)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // progressWidth is the length of the bar in characters.

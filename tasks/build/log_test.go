@@ -37,6 +37,37 @@ func TestProgressOnATerminalIsOneLineThatEventsReplace(t *testing.T) {
 	}
 }
 
+func TestStagesSideBySideShareTheProgressLine(t *testing.T) {
+	now := time.Now()
+	runs := []*stageRun{{"initrd", now.Add(-4 * time.Second), 9}, {"encrypt", now.Add(-3 * time.Second), 0}}
+	if got, want := progressOf(runs, now), "initrd 4 s of about 9, encrypt 3 s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := progressOf(runs[:1], now); got != progress("initrd", 4, 9) {
+		t.Errorf("alone: %q", got)
+	}
+}
+
+func TestTheProgressLineGoesWithTheLastStage(t *testing.T) {
+	var shown bytes.Buffer
+	l := newLog(&shown, &bytes.Buffer{})
+	l.terminal = true
+	one, two := l.running("initrd", history.Expectation{}), l.running("encrypt", history.Expectation{})
+	time.Sleep(2 * tick)
+	one()
+	two()
+	l.running("package", history.Expectation{})() // while the line is still renewed
+	time.Sleep(3 * tick)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.showing || len(l.runs) > 0 {
+		t.Errorf("it is still renewed, for %d stages", len(l.runs))
+	}
+	if got := shown.String(); !strings.Contains(got, "initrd 1 s, encrypt 1 s") || !strings.HasSuffix(got, "\r\x1b[K") {
+		t.Errorf("shown %q", got)
+	}
+}
+
 func TestProgressNeverClaimsToBeDone(t *testing.T) {
 	for _, c := range []struct {
 		now, expected float64

@@ -29,13 +29,14 @@ type stage struct {
 }
 
 // stages is the order of the build. A stage may read the outputs of any stage
-// above it.
+// above it; those that do not wait for each other run side by side.
 func stages() []stage {
 	return []stage{
 		prepareStage(),   // checks the machine, builds the tools tree
 		bootstrapStage(), // the distribution's packages
 		baseOSStage(),    // overlays and settings over them
-		teeStage(),       // guest program, TEE modules, initrd
+		teeStage(),       // guest program, TEE modules
+		initrdStage(),    // initrd of the root as it is now
 		encryptStage(),   // root volume: erofs, verity, LUKS2
 		appsStage(),      // application and configuration volumes, the same way
 		firmwareStage(),  // OVMF for SEV-SNP and TDX, where it can be had
@@ -49,19 +50,17 @@ func (b *Build) Through(ctx context.Context, target string) error {
 	if err := b.sparesChanged(target); err != nil {
 		return err
 	}
-	var all []outcome
-	for _, s := range stages() {
-		o, err := b.one(ctx, s)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		all = append(all, o)
-		if s.name == target {
-			b.conclude(all)
-			return nil
-		}
+	list := stages()
+	last := slices.IndexFunc(list, func(s stage) bool { return s.name == target })
+	if last < 0 {
+		return fmt.Errorf("no stage is called %q", target)
 	}
-	return fmt.Errorf("no stage is called %q", target)
+	all, err := b.abreast(ctx, list[:last+1])
+	if err != nil {
+		return err
+	}
+	b.conclude(all)
+	return nil
 }
 
 // conclude says what the build came to.

@@ -109,7 +109,7 @@ func stagesIn(out string) []string {
 		if strings.Contains(what, "nothing has changed") {
 			continue
 		}
-		known := []string{"prepare", "bootstrap", "baseos", "tee", "encrypt", "apps", "firmware", "package", "sign"}
+		known := []string{"prepare", "bootstrap", "baseos", "tee", "initrd", "encrypt", "apps", "firmware", "package", "sign"}
 		if slices.Contains(known, name) && !slices.Contains(ran, name) {
 			ran = append(ran, name)
 		}
@@ -271,7 +271,7 @@ func TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged(t *te
 
 	c.killAll(t, "bootstrap: debian")
 	c.interrupt(t, "bootstrap: debian", syscall.SIGTERM)
-	c.interrupt(t, "tee: making the initrd", syscall.SIGINT)
+	c.interrupt(t, "initrd: making the initrd", syscall.SIGINT)
 	if ran, _ := c.build(t); slices.Contains(ran, "bootstrap") {
 		t.Error("the finished bootstrap stage was repeated")
 	}
@@ -293,7 +293,7 @@ func TestABuildInterruptedTwiceGivesTheSameBytesAndThenRunsOnlyWhatChanged(t *te
 		t.Fatal(err)
 	}
 	ran, took = c.build(t)
-	if want := []string{"baseos", "tee", "encrypt", "package", "sign"}; !slices.Equal(ran, want) {
+	if want := []string{"baseos", "tee", "initrd", "encrypt", "package", "sign"}; !slices.Equal(ran, want) {
 		t.Errorf("one overlay file changed: %v ran, want %v", ran, want)
 	}
 	t.Logf("a build with one overlay file changed took %.1f s", took.Seconds())

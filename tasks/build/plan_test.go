@@ -295,7 +295,7 @@ func TestThePlanNamesWhatChangedFromWhatToWhat(t *testing.T) {
 	for _, s := range steps {
 		actions[s.Stage] = s.Action
 	}
-	want := map[string]string{"prepare": "none", "bootstrap": "none", "baseos": "run", "tee": "behind", "encrypt": "behind", "apps": "run", "firmware": "none", "package": "behind", "sign": "behind"}
+	want := map[string]string{"prepare": "none", "bootstrap": "none", "baseos": "run", "tee": "behind", "initrd": "behind", "encrypt": "behind", "apps": "run", "firmware": "none", "package": "behind", "sign": "behind"}
 	if d := cmp.Diff(want, actions); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}

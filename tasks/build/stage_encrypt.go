@@ -41,6 +41,18 @@ func sealingKeys() []string {
 	return []string{"LUKS_CIPHER", "LUKS_KEY_SIZE", "LUKS_HASH", "SOURCE_DATE_EPOCH"}
 }
 
+// imageKey returns what opens the image's volumes. The first of the stages that
+// ask for it makes it.
+func (b *Build) imageKey(name string) ([]byte, error) {
+	b.making.Lock()
+	defer b.making.Unlock()
+	key, made, err := seal.ImageKey(b.imageKeyFile())
+	if made {
+		b.log.event(name, "made the image key %s", b.imageKeyFile())
+	}
+	return key, err
+}
+
 // sealedFiles are what seal writes for the volume.
 func sealedFiles(b *Build, name string) []string {
 	return []string{b.scratch(name + ".volume"), b.scratch(name + ".json")}
@@ -103,14 +115,11 @@ func (b *Build) seal(ctx context.Context, name, tarFile string) error {
 	}
 	how := "erofs and verity"
 	if p.Encrypt {
-		key, made, err := seal.ImageKey(b.imageKeyFile())
+		key, err := b.imageKey(name)
 		if err != nil {
 			return err
 		}
 		defer seal.Wipe(key)
-		if made {
-			b.log.event(name, "made the image key %s", b.imageKeyFile())
-		}
 		v.Key = key
 		how = "erofs and verity in LUKS2 (" + s.LUKSCipher + ")"
 		if v.Recovery, err = seal.RecoveryKey(b.recoveryKeyFile()); err != nil {
@@ -149,18 +158,27 @@ func (b *Build) seal(ctx context.Context, name, tarFile string) error {
 	return b.keep(name+".json", verity)
 }
 
+// pcrKey returns what signs the measurements that open the volumes. The first of
+// the stages that ask for it makes it.
+func (b *Build) pcrKey(name string) (boot.PCRKey, error) {
+	b.making.Lock()
+	defer b.making.Unlock()
+	key, made, err := boot.LoadOrMakePCRKey(b.pcrKeyDir())
+	if made {
+		b.log.event(name, "made the PCR key %s", key.Public)
+	}
+	return key, err
+}
+
 // boundToTPM returns a new passphrase that the TPM of TPM_SRK alone gives back,
 // to an image whose PCR 11 is signed with our key and to whose command line
 // nothing was added (PCR 12: command line and credentials, 13: extensions; both
 // zero). What else that machine measures is not known here: the guest binds to
 // TPM_PCR when it enrols at its first boot.
 func (b *Build) boundToTPM(label string) (seal.BoundKey, error) {
-	key, made, err := boot.LoadOrMakePCRKey(b.pcrKeyDir())
+	key, err := b.pcrKey(label)
 	if err != nil {
 		return seal.BoundKey{}, err
-	}
-	if made {
-		b.log.event(label, "made the PCR key %s", key.Public)
 	}
 	file, err := os.ReadFile(b.configFile(b.Config.Security.TPMSRK))
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"cc-base/tasks/boot"
 	"cc-base/tasks/conf"
 	"cc-base/tasks/digest"
@@ -19,7 +21,7 @@ func packageStage() stage {
 		name:  "package",
 		title: "putting image and installer together",
 		keys:  conf.Keys(), // the installer carries them all
-		reads: []string{"prepare", "bootstrap", "tee", "encrypt", "apps", "firmware"},
+		reads: []string{"prepare", "bootstrap", "tee", "initrd", "encrypt", "apps", "firmware"},
 		facts: packageFacts,
 		outputs: func(b *Build) []string {
 			files := []string{b.out("cc-base.efi"), b.out("cc-base.qcow2"), b.out("manifest.json"), b.out(measurements.File), b.out(measurements.RVPSFile), b.installer(), b.installer() + ".sha256"}
@@ -64,13 +66,24 @@ func pack(ctx context.Context, b *Build) error {
 	if err != nil {
 		return err
 	}
-	if err := b.buildUKI(ctx, m); err != nil {
+	keys, err := b.bootKeys(m)
+	if err != nil {
 		return err
 	}
-	if err := b.enrolKeys(ctx); err != nil {
-		return err
-	}
-	if err := b.assembleDisk(ctx, &m); err != nil {
+	group, inGroup := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := b.buildUKI(inGroup, m, keys); err != nil {
+			return err
+		}
+		return b.assembleDisk(inGroup, &m)
+	})
+	group.Go(func() error {
+		if err := b.compileInstaller(inGroup); err != nil {
+			return err
+		}
+		return b.enrolKeys(inGroup)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	return b.buildInstaller(ctx, m)

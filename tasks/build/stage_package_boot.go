@@ -33,30 +33,35 @@ func (b *Build) commandLines(m manifest.Manifest) []string {
 	return lines
 }
 
-func (b *Build) buildUKI(ctx context.Context, m manifest.Manifest) error {
-	keys, made, err := boot.LoadOrMakeKeys(b.secureBootDir(), time.Unix(m.SourceDateEpoch, 0).UTC())
-	if err != nil {
-		return err
+// bootKeys are what a boot image is signed with, and its measurements.
+type bootKeys struct {
+	secureBoot map[string]boot.Key
+	pcr        boot.PCRKey
+}
+
+// bootKeys makes the keys that are missing.
+func (b *Build) bootKeys(m manifest.Manifest) (k bootKeys, err error) {
+	var made []string
+	if k.secureBoot, made, err = boot.LoadOrMakeKeys(b.secureBootDir(), time.Unix(m.SourceDateEpoch, 0).UTC()); err != nil {
+		return k, err
 	}
 	if len(made) > 0 {
 		b.log.event("package", "made Secure Boot keys in %s: %s", b.secureBootDir(), strings.Join(made, " "))
 	}
-	pcrKey, isNew, err := boot.LoadOrMakePCRKey(b.pcrKeyDir())
-	if err != nil {
-		return err
-	}
-	if isNew {
-		b.log.event("package", "made the PCR key %s", pcrKey.Public)
-	}
+	k.pcr, err = b.pcrKey("package")
+	return k, err
+}
+
+func (b *Build) buildUKI(ctx context.Context, m manifest.Manifest, keys bootKeys) error {
 	b.log.event("package", "building and signing the boot image")
 	image, err := boot.BuildMeasured(ctx, b.Tools, boot.UKI{
 		Kernel: b.scratch("vmlinuz"), Release: m.Kernel, Initrd: b.scratch("initrd.img"), OSRelease: b.scratch("os-release"),
 		CommandLine: m.CommandLine, Allowed: b.commandLines(m), Epoch: m.SourceDateEpoch,
-	}, pcrKey, b.scratch("unsigned.efi"))
+	}, keys.pcr, b.scratch("unsigned.efi"))
 	if err != nil {
 		return err
 	}
-	if image, err = boot.Sign(image, keys["db"]); err != nil {
+	if image, err = boot.Sign(image, keys.secureBoot["db"]); err != nil {
 		return err
 	}
 	return atomicfile.Write(b.out("cc-base.efi"), 0o644, image)

@@ -42,14 +42,15 @@ func (b *Build) scriptSource(name string) string {
 	return filepath.Join(b.Repo, "installer", name)
 }
 
-// buildInstaller compiles cc-install, writes measurements, bill of materials
-// and manifest, and packs everything in one pass.
-func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
+func (b *Build) compileInstaller(ctx context.Context) error {
 	b.log.event("package", "compiling cc-install")
+	return program.Build(ctx, b.Host, b.Repo, "./installer", b.scratch("cc-install"))
+}
+
+// buildInstaller writes measurements, bill of materials and manifest, and packs
+// everything in one pass.
+func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
 	install := b.scratch("cc-install")
-	if err := program.Build(ctx, b.Host, b.Repo, "./installer", install); err != nil {
-		return err
-	}
 	if err := b.measure(m); err != nil {
 		return err
 	}

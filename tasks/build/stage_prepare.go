@@ -175,13 +175,25 @@ func (b *Build) bootstrapTree(ctx context.Context, src source, tarFile, list str
 // withTempDir lets mmdebstrap work in a folder that is in the undo record:
 // killed, it leaves half a root file system there.
 func (b *Build) withTempDir(ctx context.Context, do func(dir string) error) error {
-	dir, err := b.journal().TempDir()
+	dir, err := b.tempDir()
 	if err != nil {
 		return err
 	}
 	err = do(dir)
 	// The next build tries again what could not be removed now.
-	return errors.Join(err, b.journal().Replay(context.WithoutCancel(ctx), b.Host))
+	return errors.Join(err, b.removeTemp(context.WithoutCancel(ctx), dir))
+}
+
+func (b *Build) tempDir() (string, error) {
+	b.undoing.Lock()
+	defer b.undoing.Unlock()
+	return b.journal().TempDir()
+}
+
+func (b *Build) removeTemp(ctx context.Context, dir string) error {
+	b.undoing.Lock()
+	defer b.undoing.Unlock()
+	return b.journal().Remove(ctx, b.Host, dir)
 }
 
 func (b *Build) journal() undo.Journal {

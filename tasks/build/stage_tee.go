@@ -16,19 +16,17 @@ import (
 
 	"cc-base/overlays/cc-guest/settings"
 	"cc-base/tasks/atomicfile"
-	"cc-base/tasks/boot"
 	"cc-base/tasks/build/recipient"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/program"
 	"cc-base/tasks/rootfs"
-	"cc-base/tasks/toolbox"
 )
 
 func teeStage() stage {
 	return stage{
 		name:  "tee",
-		title: "adding the guest program, TEE modules and the initrd",
+		title: "adding the guest program and TEE modules",
 		keys:  append([]string{"SOURCE_DATE_EPOCH"}, guestKeys()...),
 		reads: []string{"baseos"},
 		facts: func(b *Build) (map[string]string, error) {
@@ -46,7 +44,7 @@ func teeStage() stage {
 		},
 		cached: true,
 		outputs: func(b *Build) []string {
-			return []string{b.scratch("root.tar"), b.scratch("initrd.img"), b.scratch("vmlinuz"), b.scratch("os-release"), b.scratch("kernel.json"), b.scratch("cc-guest")}
+			return []string{b.scratch("root.tar"), b.scratch("vmlinuz"), b.scratch("os-release"), b.scratch("kernel.json"), b.scratch("cc-guest")}
 		},
 		run: tee,
 	}
@@ -93,10 +91,7 @@ func tee(ctx context.Context, b *Build) error {
 	if err != nil {
 		return err
 	}
-	if err := b.keep("kernel.json", kernel{Release: release}); err != nil {
-		return err
-	}
-	return b.buildInitrd(ctx, release)
+	return b.keep("kernel.json", kernel{Release: release})
 }
 
 // mountPoints returns the folders of the read-only root that something is
@@ -219,28 +214,4 @@ func (b *Build) extractKernel() (string, error) {
 		return "", fault.Newf(fault.BootImage, "the image must hold exactly one kernel, it has %d: %s", len(releases), strings.Join(releases, " "))
 	}
 	return releases[0], nil
-}
-
-// buildInitrd runs the image's own dracut in its unpacked tree, which is
-// removed afterwards.
-func (b *Build) buildInitrd(ctx context.Context, release string) error {
-	tree := b.scratch("tree")
-	defer os.RemoveAll(tree)
-	if err := toolbox.Unpack(ctx, b.Host, b.scratch("root.tar"), tree); err != nil {
-		return err
-	}
-	// dracut writes to the tree's own /tmp, which is private to each run, so
-	// the result goes through a folder that is bound.
-	out := filepath.Join(b.scratch("initrd.d"), "initrd.img")
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-		return err
-	}
-	defer os.RemoveAll(filepath.Dir(out))
-	b.log.event("tee", "making the initrd for %s", release)
-	run := toolbox.Tree{Dir: tree, Host: b.Host, Binds: []string{filepath.Dir(out)}}
-	if err := boot.Initrd(ctx, run, release, out, b.Config.OS.SourceDateEpoch); err != nil {
-		return err
-	}
-	b.log.event("tee", "initrd: %s", fileSize(out))
-	return atomicfile.Publish(out, b.scratch("initrd.img"))
 }

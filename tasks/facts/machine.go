@@ -219,6 +219,12 @@ type Node struct {
 	Free   uint64 `json:"free"`   // bytes
 }
 
+// AvailableMemory is what programs of the machine whose / is root could get now,
+// in bytes (proc_meminfo(5), MemAvailable); 0 where it does not say.
+func AvailableMemory(root fs.FS) uint64 {
+	return kilobytes(reader{root: root}.text("proc/meminfo"), "MemAvailable")
+}
+
 func (r reader) memory() Memory {
 	info := r.text("proc/meminfo")
 	m := Memory{Total: kilobytes(info, "MemTotal"), Available: kilobytes(info, "MemAvailable")}

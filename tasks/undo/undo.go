@@ -25,7 +25,7 @@ import (
 )
 
 // Journal is the record of one output folder. Its owner holds that folder's
-// lock.
+// lock, and calls one method at a time.
 type Journal struct {
 	File string // where the record is kept
 }
@@ -56,6 +56,15 @@ func (j Journal) TempDir() (string, error) {
 // Replay removes everything in the record and then the record. What cannot be
 // removed stays in it and is an error.
 func (j Journal) Replay(ctx context.Context, run sh.Runner) error {
+	return j.removeThose(ctx, run, func(string) bool { return true })
+}
+
+// Remove removes one folder of the record, as Replay does all.
+func (j Journal) Remove(ctx context.Context, run sh.Runner, dir string) error {
+	return j.removeThose(ctx, run, func(path string) bool { return path == dir })
+}
+
+func (j Journal) removeThose(ctx context.Context, run sh.Runner, meant func(path string) bool) error {
 	paths, err := j.read()
 	if err != nil || len(paths) == 0 {
 		return err
@@ -63,6 +72,10 @@ func (j Journal) Replay(ctx context.Context, run sh.Runner) error {
 	var left []string
 	var errs []error
 	for _, path := range paths {
+		if !meant(path) {
+			left = append(left, path)
+			continue
+		}
 		if err := remove(ctx, run, path); err != nil {
 			left, errs = append(left, path), append(errs, fmt.Errorf("%s, left by an earlier build: %w", path, err))
 		}

@@ -7,6 +7,7 @@ package undo
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,6 +23,29 @@ func journal(t *testing.T) Journal {
 func there(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
+}
+
+func TestOneFolderGoesAndTheOthersStay(t *testing.T) {
+	j := journal(t)
+	one, err := j.TempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := j.TempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Remove(t.Context(), sh.Host{}, one); err != nil {
+		t.Fatal(err)
+	}
+	_, gone := os.Stat(one)
+	_, stays := os.Stat(two)
+	if left, err := j.read(); !os.IsNotExist(gone) || stays != nil || err != nil || !slices.Equal(left, []string{two}) {
+		t.Errorf("%v, %v, the record has %q, %v", gone, stays, left, err)
+	}
+	if err := j.Remove(t.Context(), sh.Host{}, filepath.Join(t.TempDir(), "other")); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestWhatAKilledBuildLeftIsRemovedByTheNext(t *testing.T) {
