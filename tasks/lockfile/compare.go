@@ -90,7 +90,7 @@ func (s Section) Check(from string, packages []bundle.Package) error {
 		what = "one difference"
 	}
 	return fault.Newf(fault.NotLocked, "the packages are not those of the section %s in the lock, %s:\n%w", s.Name, what, errors.Join(lines...)).
-		Hint("`mage lock` takes what the mirror has now; a mirror that keeps old versions (SNAPSHOT) has what was locked; LOCKED=no builds without")
+		Hint("`mage outdated` lists the differences of every section; `mage lock` takes what the mirror has now; a mirror that keeps old versions (SNAPSHOT) has what was locked; LOCKED=no builds without")
 }
 
 // Change is a difference and the sections that have it.

@@ -160,7 +160,7 @@ func TestCheckNamesEveryDifference(t *testing.T) {
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if !strings.Contains(fault.Render(err), "\nhint: `mage lock` takes") {
+	if !strings.Contains(fault.Render(err), "\nhint: `mage outdated` lists ") {
 		t.Errorf("no hint in %s", fault.Render(err))
 	}
 	faulttest.Want(t, s.Check("debian sid main", s.Packages), fault.NotLocked, "one difference:\n  they come from debian sid main")
