@@ -114,12 +114,6 @@ func (Config) Estimate() error {
 	return with(func(o build.Options) error { return build.Estimate(o, os.Stdout) })
 }
 
-// Cache looks after the results of stages that are kept for later builds.
-type Cache mg.Namespace
-
-// Prune removes the results used longest ago until CC_CACHE_LIMIT is kept.
-func (Cache) Prune() error { return with(build.PruneCache) }
-
 // Keys makes and shows the build's keys; DEBUG=true tells more, never a secret.
 type Keys mg.Namespace
 

@@ -43,8 +43,36 @@ func (c cache) entry(stage, key string) string { return filepath.Join(c.dir, sta
 
 // has tells whether there is an entry, without reading its files.
 func (c cache) has(stage, key string) bool {
-	_, err := os.Stat(filepath.Join(c.entry(stage, key), "record.json"))
+	_, err := os.Stat(filepath.Join(c.entry(stage, key), recordName))
 	return err == nil
+}
+
+const recordName = "record.json"
+
+// whole reads the record of the entry of this key in dir and compares its files
+// with it.
+func (c cache) whole(dir, want string) (record, error) {
+	data, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return record{}, err
+	}
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return record{}, errors.New("its record is damaged")
+	}
+	if r.Key != want || r.Key != key(r.Inputs) {
+		return record{}, errors.New("its record is that of another entry")
+	}
+	for i, o := range r.Outputs {
+		sum, err := digest.File(filepath.Join(dir, strconv.Itoa(i)))
+		if err != nil {
+			return record{}, err
+		}
+		if sum != o.SHA256 {
+			return record{}, fmt.Errorf("%s is damaged", filepath.Base(o.Path))
+		}
+	}
+	return r, nil
 }
 
 // restore puts the outputs of the stage in place if an entry for its inputs is
@@ -54,21 +82,17 @@ func (c cache) restore(b *Build, s stage, in map[string]string) (record, bool) {
 	if !s.cached {
 		return record{}, false
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "record.json"))
-	if err != nil {
+	r, err := c.whole(dir, key(in))
+	if errors.Is(err, fs.ErrNotExist) && !c.has(s.name, key(in)) {
 		return record{}, false
 	}
-	var r record
 	want := s.outputs(b)
-	if err := json.Unmarshal(data, &r); err != nil || r.Key != key(in) || len(r.Outputs) != len(want) {
-		c.drop(b, s.name, dir, "its record is damaged")
-		return record{}, false
+	if err == nil && len(r.Outputs) != len(want) {
+		err = errors.New("its record is damaged")
 	}
-	for i, o := range r.Outputs {
-		if sum, err := digest.File(filepath.Join(dir, strconv.Itoa(i))); err != nil || sum != o.SHA256 {
-			c.drop(b, s.name, dir, filepath.Base(want[i])+" is damaged")
-			return record{}, false
-		}
+	if err != nil {
+		c.drop(b, s.name, dir, err.Error())
+		return record{}, false
 	}
 	for i, path := range want {
 		if err := link(filepath.Join(dir, strconv.Itoa(i)), path); err != nil {
@@ -77,7 +101,7 @@ func (c cache) restore(b *Build, s stage, in map[string]string) (record, bool) {
 		}
 	}
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(dir, "record.json"), now, now) // used: prune takes it later
+	_ = os.Chtimes(filepath.Join(dir, recordName), now, now) // used: prune takes it later
 	return r, true
 }
 
@@ -114,7 +138,7 @@ func (c cache) keep(b *Build, s stage) error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(part, "record.json"), 0o644, data); err != nil {
+	if err := atomicfile.Write(filepath.Join(part, recordName), 0o644, data); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -193,7 +217,7 @@ func (c cache) entries() ([]cacheEntry, error) {
 				continue
 			}
 			e.size += info.Size()
-			if f.Name() == "record.json" {
+			if f.Name() == recordName {
 				e.used = info.ModTime()
 			}
 		}

@@ -77,6 +77,8 @@ func elsewhere() map[string]string {
 		"go tool mage keys:rotate":                                               running,
 		"go tool mage keys:rotate -name=DOMAIN":                                  running,
 		"go tool mage keys:prepare -socket=PATH":                                 running,
+		"go tool mage cache:export -o=FILE":                                      running, // sharedcache.txtar
+		"go tool mage cache:import -file=FILE -keys=FILE":                        running,
 		"go tool mage bench:build":                                               "bench_test.go:TestABuildIsMeasuredBesideMkosi",
 		"go tool mage bench:scaling":                                             "bench_test.go:TestBuildsOfLargeImagesAreMeasured",
 		"go tool mage bench:install -device=DEV":                                 "../../installer/write/bench/bench_test.go:TestMeasuresOnADevice",

@@ -21,6 +21,7 @@ const (
 	ImageKept     Code = "CC0404"
 	ImageLoss     Code = "CC0405"
 	ImageFile     Code = "CC0406"
+	SharedCache   Code = "CC0411"
 	BootImage     Code = "CC0501"
 	Machine       Code = "CC0502"
 	Signing       Code = "CC0601"
@@ -190,6 +191,9 @@ func Meanings() []Meaning {
 		{ImageFile, ExitFailed, "the image cannot be worked on",
 			"it is damaged, in use, made of several files, not laid out as the command needs it, or a tool failed; the file is as it was",
 			"read the reason in the message; `mage image:info -file=FILE` shows what the image holds"},
+		{SharedCache, ExitFailed, "an archive of stage results cannot be written or used",
+			"it is not signed by a key that was named, is cut off, was changed, or could not be written; nothing of it is trusted, and builds go on without",
+			"get it again, name its maker's key with -keys=FILE, or build without it"},
 		{BootImage, ExitFailed, "the boot image could not be made",
 			"dracut or ukify failed, or the signature did not verify",
 			"read the lines shown"},
