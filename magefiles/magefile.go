@@ -114,6 +114,11 @@ func (Config) Estimate() error {
 	return with(func(o build.Options) error { return build.Estimate(o, os.Stdout) })
 }
 
+// Reproduce builds the image that a manifest describes again and names the first difference: -manifest=FILE.
+func Reproduce(ctx context.Context, manifest *string) error {
+	return with(func(o build.Options) error { return build.Reproduce(ctx, o, text(manifest), os.Stdout) })
+}
+
 // Keys makes and shows the build's keys; DEBUG=true tells more, never a secret.
 type Keys mg.Namespace
 

@@ -163,14 +163,7 @@ func (b *Build) benchCopy(ctx context.Context) (benchCopy, error) {
 	if err := c.set(""); err != nil {
 		return c, err
 	}
-	if err := os.Symlink(filepath.Join(b.CacheDir, "tools"), c.path("out", "cache", "tools")); err != nil {
-		return c, err
-	}
-	// Tools see these under their own path: no link.
-	if downloads := filepath.Join(b.CacheDir, "firmware"); exists(downloads) {
-		return c, sh.Do(ctx, b.Host, "cp", "-a", downloads, c.path("out", "cache"))
-	}
-	return c, nil
+	return c, b.shareDownloads(ctx, c.path("out", "cache"))
 }
 
 func (c benchCopy) path(elem ...string) string {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"cc-base/tasks/compare"
 	"cc-base/tasks/lab"
 )
 
@@ -315,8 +316,12 @@ func (c checkout) equals(t *testing.T, image lab.Image) {
 		"scratch/root.json", "scratch/app.json", "scratch/config.json", "scratch/config.volume",
 		"scratch/cc-install", "scratch/sbom.cdx.json", "scratch/enrolled/OVMF_VARS_4M.cc-base.fd", "cc-base.efi", "measurements.json", "rvps.json",
 	} {
-		if !same(t, image.Path(f), filepath.Join(c.out, f)) {
-			t.Errorf("%s differs between two builds", f)
+		d, err := compare.Files(image.Path(f), filepath.Join(c.out, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d != nil {
+			t.Errorf("two builds differ: %s: %s", f, d)
 		}
 	}
 	for _, f := range []string{"scratch/root.volume", "scratch/app.volume"} {

@@ -77,6 +77,7 @@ func elsewhere() map[string]string {
 		"go tool mage keys:rotate":                                               running,
 		"go tool mage keys:rotate -name=DOMAIN":                                  running,
 		"go tool mage keys:prepare -socket=PATH":                                 running,
+		"go tool mage reproduce -manifest=FILE":                                  "reproduce_test.go:TestAnybodyReproducesTheImage",
 		"go tool mage cache:export -o=FILE":                                      running, // sharedcache.txtar
 		"go tool mage cache:import -file=FILE -keys=FILE":                        running,
 		"go tool mage bench:build":                                               "bench_test.go:TestABuildIsMeasuredBesideMkosi",

@@ -22,6 +22,7 @@ const (
 	ImageLoss     Code = "CC0405"
 	ImageFile     Code = "CC0406"
 	SharedCache   Code = "CC0411"
+	Differs       Code = "CC0412"
 	BootImage     Code = "CC0501"
 	Machine       Code = "CC0502"
 	Signing       Code = "CC0601"
@@ -194,6 +195,9 @@ func Meanings() []Meaning {
 		{SharedCache, ExitFailed, "an archive of stage results cannot be written or used",
 			"it is not signed by a key that was named, is cut off, was changed, or could not be written; nothing of it is trusted, and builds go on without",
 			"get it again, name its maker's key with -keys=FILE, or build without it"},
+		{Differs, ExitFailed, "an image could not be reproduced",
+			"a build from this checkout and configuration differs from the one that its manifest describes, or that manifest cannot be read",
+			"read where the first difference is; most often packages have moved since: build with the package lock of whoever made the image"},
 		{BootImage, ExitFailed, "the boot image could not be made",
 			"dracut or ukify failed, or the signature did not verify",
 			"read the lines shown"},
