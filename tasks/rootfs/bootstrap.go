@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"cc-base/tasks/atomicfile"
 	"cc-base/tasks/bundle"
 	"cc-base/tasks/fault"
@@ -65,6 +67,8 @@ func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile 
 			Args:   arguments(spec, os.Geteuid() == 0, listFile),
 			Env:    spec.environment(),
 			Stdout: out,
+
+			PrivateMounts: mayMount(),
 		})
 		if err != nil {
 			return fault.New(fault.Bootstrap, err).Hint(mirrorHint)
@@ -78,6 +82,15 @@ func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile 
 		return nil, errors.Join(err, os.RemoveAll(listFile))
 	}
 	return packages, nil
+}
+
+// mayMount tells whether this process may mount. In its root mode mmdebstrap
+// mounts parts of the machine's /dev in the tree and, killed, leaves them so;
+// without the capability it mounts nothing.
+func mayMount() bool {
+	var data [2]unix.CapUserData
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 // The customize hooks save what the signed index says of every installed

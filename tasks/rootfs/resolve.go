@@ -29,7 +29,10 @@ func Resolve(ctx context.Context, run sh.Runner, spec Spec, listFile string) (pa
 	if err := os.RemoveAll(listFile); err != nil {
 		return nil, err
 	}
-	err = run.Run(ctx, sh.Cmd{Name: "mmdebstrap", Args: resolving(spec, os.Geteuid() == 0, listFile), Env: spec.environment()})
+	err = run.Run(ctx, sh.Cmd{
+		Name: "mmdebstrap", Args: resolving(spec, os.Geteuid() == 0, listFile), Env: spec.environment(),
+		PrivateMounts: mayMount(),
+	})
 	if err != nil {
 		return nil, fault.New(fault.Bootstrap, err).Hint(mirrorHint)
 	}

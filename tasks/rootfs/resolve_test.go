@@ -126,6 +126,26 @@ func TestResolveChoosesWhatABootstrapWould(t *testing.T) {
 	}
 }
 
+// As mmdebstrap does, killed before it has unmounted.
+func TestWhatAKilledMmdebstrapMountedIsNotLeft(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	bin, spec := t.TempDir(), Spec{Suite: "trixie", TempDir: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(bin, "mmdebstrap"), []byte("#!/bin/sh\nmount -t tmpfs none \"$TMPDIR\" && kill -9 $$\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	dir := t.TempDir()
+	_, err := Resolve(t.Context(), sh.Host{}, spec, filepath.Join(dir, "list"))
+	faulttest.Want(t, err, fault.Bootstrap, "killed")
+	_, err = Bootstrap(t.Context(), sh.Host{}, spec, filepath.Join(dir, "tar"), filepath.Join(dir, "list"))
+	faulttest.Want(t, err, fault.Bootstrap, "killed")
+	if mounts := string(filetest.Read(t, "/proc/self/mountinfo")); strings.Contains(mounts, spec.TempDir) {
+		t.Errorf("still mounted:\n%s", mounts)
+	}
+}
+
 func TestPinsAreWrittenForAptAndGoneAfterwards(t *testing.T) {
 	t.Parallel()
 	pins := []bundle.Package{{Name: "libc6", Version: "2.41-12"}, {Name: "auditd", Version: "1:4.0.2-2"}}

@@ -42,6 +42,10 @@ type Cmd struct {
 	Stdin  io.Reader  // nil means empty
 	Stdout io.Writer  // nil means the log
 	Files  []*os.File // inherited as descriptors 3, 4, …: the way for secrets
+
+	// PrivateMounts keeps what the command mounts to itself, so that it is gone
+	// with the last of its processes, however they end. It takes CAP_SYS_ADMIN.
+	PrivateMounts bool
 }
 
 // Runner runs commands: the host, the tools tree, or a test's recorder.
@@ -175,6 +179,9 @@ func (h Host) Run(ctx context.Context, c Cmd) error {
 	// Pdeathsig follows the creating thread, not the process: Go ends a
 	// thread only when a locked goroutine exits, and no caller locks one.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if c.PrivateMounts {
+		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // Go makes the mounts private, too
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 

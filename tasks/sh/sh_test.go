@@ -250,6 +250,26 @@ func TestArgumentsArePassedOnUntouched(t *testing.T) {
 	}
 }
 
+func TestPrivateMountsEndWithTheCommand(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	script := `mount -t tmpfs none "$1" && touch "$1/mounted" && ls "$1"; exit 3`
+	err := Host{}.Run(t.Context(), Cmd{Name: "sh", Args: []string{"-c", script, "sh", dir}, PrivateMounts: true})
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "mounted") {
+		t.Errorf("nothing was mounted: %v", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), dir) {
+		t.Errorf("it is still mounted:\n%s", mounts)
+	}
+}
+
 func TestTextCarriesTheErrorToTheEnd(t *testing.T) {
 	t.Parallel()
 	got, err := Text(t.Context(), Host{}, "printf", "Salt: a1\nHash: b2\n").Match("Hash").Column(2).String()
