@@ -72,6 +72,8 @@ func elsewhere() map[string]string {
 		"go tool mage check:hardware -verbose":                                   running,
 		"go tool mage check:hardware -facts=FILE":                                running,
 		"go tool mage receipts:verify -keys=FILE":                                running, // receipts.txtar
+		"go tool mage verify":                                                    "verify_test.go:TestASignedInstallerIsAcceptedByItsKeyAlone",
+		"go tool mage verify -file=FILE -trust=FILE -keys=FILE":                  running, // verify.txtar
 		"go tool mage check:compatibility":                                       running,
 		"go tool mage keys:recovery -recipient=FILE":                             "script_test.go:TestScripts",
 		"go tool mage keys:rotate":                                               running,

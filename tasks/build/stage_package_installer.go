@@ -21,7 +21,7 @@ import (
 	"cc-base/tasks/seal"
 )
 
-func (b *Build) installer() string { return b.out("nvidia-cc-installer.tar.gz") }
+func (b *Build) installer() string { return b.out(installerName) }
 
 // scripts are the installer's files that are shipped as they are in the
 // checkout: name in the tarball to mode.

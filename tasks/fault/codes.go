@@ -110,6 +110,15 @@ const (
 	ReceiptIndex     Code = "CC1313"
 	ReceiptLog       Code = "CC1314"
 	ReceiptKey       Code = "CC1315"
+
+	TrustFile      Code = "CC1401"
+	TrustUnsigned  Code = "CC1402"
+	TrustSignature Code = "CC1403"
+	TrustUnknown   Code = "CC1404"
+	TrustRevoked   Code = "CC1405"
+	TrustExpired   Code = "CC1406"
+	TrustOld       Code = "CC1407"
+	TrustContents  Code = "CC1408"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -444,5 +453,29 @@ func Meanings() []Meaning {
 		{ReceiptKey, ExitUsage, "a key for receipts cannot be used",
 			"the host's receipt key cannot be made or read, or is open to others; or the file of trusted keys is malformed",
 			"read the reason in the message; a line of trusted keys is tier, public key in hexadecimal and name"},
+		{TrustFile, ExitUsage, "the trust file cannot be used",
+			"it is not there, or has lines that are no rules; all of them are listed by line",
+			"correct the lines named; docs/trust.md lists the rules"},
+		{TrustUnsigned, ExitUnsafe, "the installer is not signed",
+			"no signature lies beside it, and the trust file does not have allow-unsigned",
+			"get the .asc of the same build, or have it signed by whoever built it"},
+		{TrustSignature, ExitUnsafe, "the signature of the installer is not good",
+			"it cannot be read, or was made of other bytes: the installer was changed after it was signed",
+			"do not use the installer; get it again"},
+		{TrustUnknown, ExitUnsafe, "the installer is signed by a key that is not trusted",
+			"the trust file has no line with the key's fingerprint, or the public key was not given",
+			"ask whoever signs for the fingerprint, by another way than the installer came, and add its line"},
+		{TrustRevoked, ExitUnsafe, "the installer is signed by a revoked key",
+			"the trust file has a line that revokes it, or the key itself says so",
+			"get an installer that is signed by the key that replaces it"},
+		{TrustExpired, ExitUnsafe, "the installer is signed by a key whose time is over",
+			"the day that the trust file, or the key itself, names has passed by this machine's clock",
+			"get an installer that is signed by the key that replaces it; look at the clock"},
+		{TrustOld, ExitUnsafe, "the installer is older than the trust file accepts",
+			"the sources of its image are from before minimum-epoch",
+			"get a newer installer; an older one may have faults that were repaired since"},
+		{TrustContents, ExitUnsafe, "the files of the installer do not belong together",
+			"a file is missing, was changed or added, or checksum, list, manifest, disk and measurements do not agree with each other",
+			"do not use the installer; get it again"},
 	}
 }

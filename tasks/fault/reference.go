@@ -22,6 +22,7 @@ func areas() []area {
 		{"09", "Volume header"},
 		{"10", "Virtual machine on the host"},
 		{"13", "Receipts"},
+		{"14", "Trust in an installer"},
 	}
 }
 

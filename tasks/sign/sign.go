@@ -211,6 +211,22 @@ func Verify(pub []byte, r io.Reader, sig []byte) (Signature, error) {
 	return Signature{Fingerprint: k.Fingerprint(), Identity: k.Identity(), Time: s.CreationTime}, nil
 }
 
+// Fingerprints returns those of the keys in the armoured block pub, as
+// [Key.Fingerprint]. What is not a block of public keys gives code
+// [fault.SigningKey].
+func Fingerprints(pub []byte) ([]string, error) {
+	ring, err := readArmoured(pub, openpgp.PublicKeyType)
+	if err != nil {
+		return nil, fault.Newf(fault.SigningKey, "public key: %w", err)
+	}
+	var all []string
+	for _, entity := range ring {
+		k := Key{entity: entity}
+		all = append(all, k.Fingerprint())
+	}
+	return all, nil
+}
+
 // ctxReader ends a long read when the build is cancelled.
 type ctxReader struct {
 	ctx context.Context
