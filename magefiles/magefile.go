@@ -35,9 +35,9 @@ func Encrypt(ctx context.Context) error { return through(ctx, "encrypt") }
 // Apps seals the application and the configuration volume.
 func Apps(ctx context.Context) error { return through(ctx, "apps") }
 
-// Package makes the boot image, the disk image and the installer, and signs it when CC_SIGNING_KEY_FILE is set; -force writes over an image that was changed.
+// Package makes the boot image, the disk image and the installer, and signs it when CC_SIGNING_KEY_FILE or CC_SIGN_COMMAND is set; -force writes over an image that was changed.
 func Package(ctx context.Context, force *bool) error {
-	if os.Getenv("CC_SIGNING_KEY_FILE") != "" {
+	if os.Getenv("CC_SIGNING_KEY_FILE") != "" || os.Getenv("CC_SIGN_COMMAND") != "" {
 		return Sign(ctx, force)
 	}
 	return forced(force, func(o build.Options) error { return build.Run(ctx, o, "package") })

@@ -93,6 +93,14 @@ func TestADebugImageIsNotSignedWithAGivenKey(t *testing.T) {
 	if fault.Exit(err) != fault.ExitUnsafe {
 		t.Errorf("exit status %d", fault.Exit(err))
 	}
+	b.LookupEnv = func(name string) (string, bool) {
+		if name == sign.CommandEnv || name == sign.CommandKeyEnv {
+			return file, true
+		}
+		return "", false
+	}
+	_, err = b.signing()
+	faulttest.Want(t, err, fault.DebugImage, sign.CommandEnv)
 	p := profile(t, "")
 	p.LookupEnv = given
 	if choice, err := p.signing(); err != nil || choice.Source != sign.GivenKey {

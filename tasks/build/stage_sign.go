@@ -11,6 +11,7 @@ import (
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/sh"
 	"cc-base/tasks/sign"
 )
 
@@ -25,6 +26,9 @@ func signStage() stage {
 				return nil, err
 			}
 			facts := map[string]string{"key": choice.Path}
+			if choice.Source == sign.Command {
+				facts["command"], _ = b.LookupEnv(sign.CommandEnv)
+			}
 			if choice.Path == "" {
 				return facts, nil
 			}
@@ -59,8 +63,8 @@ func (b *Build) signed() []string {
 
 func (b *Build) signing() (sign.Choice, error) {
 	choice, err := sign.Choose(b.LookupEnv, b.keysDir())
-	if err == nil && b.Config.Security.DebugImage && choice.Source == sign.GivenKey {
-		return sign.Choice{}, fault.Newf(fault.DebugImage, "%s is set, and this is a debug image: its console has a root shell", sign.KeyFileEnv).
+	if err == nil && b.Config.Security.DebugImage && (choice.Source == sign.GivenKey || choice.Source == sign.Command) {
+		return sign.Choice{}, fault.Newf(fault.DebugImage, "%s or %s is set, and this is a debug image: its console has a root shell", sign.KeyFileEnv, sign.CommandEnv).
 			Hint("unset it: a debug image is signed with the key in %s, which is made for that", b.keysDir())
 	}
 	return choice, err
@@ -81,6 +85,9 @@ func signInstaller(ctx context.Context, b *Build) error {
 		}
 		return errors.Join(errs...)
 	}
+	if choice.Source == sign.Command {
+		return b.signByCommand(ctx, choice.Path)
+	}
 	key, err := choice.Key(sign.Passphrase(ctx, b.LookupEnv), b.projectKey())
 	if err != nil {
 		return err
@@ -92,6 +99,25 @@ func signInstaller(ctx context.Context, b *Build) error {
 		}
 	}
 	b.log.event("sign", "signed by %s, %s", key.Identity(), key.Fingerprint())
+	return nil
+}
+
+// signByCommand has another program sign, which gets this process's environment:
+// it finds its agent or module there.
+func (b *Build) signByCommand(ctx context.Context, publicKey string) error {
+	public, err := os.ReadFile(publicKey)
+	if err != nil {
+		return fault.New(fault.SigningKey, err)
+	}
+	program, _ := b.LookupEnv(sign.CommandEnv)
+	external := sign.External{Program: program, Public: public}
+	var s sign.Signature
+	for _, file := range b.signed() {
+		if s, err = external.SignFile(ctx, sh.Host{Log: b.Stderr, Env: os.Environ()}, file); err != nil {
+			return err
+		}
+	}
+	b.log.event("sign", "signed by %s, %s", s.Identity, s.Fingerprint)
 	return nil
 }
 

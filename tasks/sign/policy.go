@@ -14,6 +14,8 @@ import (
 const (
 	KeyFileEnv      = "CC_SIGNING_KEY_FILE"      // path of an armoured private key
 	PassphraseFDEnv = "CC_SIGNING_PASSPHRASE_FD" // number of an inherited descriptor
+	CommandEnv      = "CC_SIGN_COMMAND"          // path of a program that signs; see External
+	CommandKeyEnv   = "CC_SIGN_COMMAND_KEY"      // path of its armoured public key
 	ciEnv           = "CI"
 )
 
@@ -34,17 +36,21 @@ const (
 	Unsigned   Source = iota // no signature; a stale one must go
 	GivenKey                 // the file that CC_SIGNING_KEY_FILE names
 	ProjectKey               // the developer's key in the keys folder
+	Command                  // the program that CC_SIGN_COMMAND names; Path is its public key
 )
 
 // Choice is the decision of [Choose].
 type Choice struct {
 	Source Source
-	Path   string // of the private key; empty for Unsigned
+	Path   string // of the private key, for Command of the public one; empty for Unsigned
 	Create bool   // the project key does not exist yet
 	Why    string // one line for the log, lower case
 }
 
 // Choose decides which key signs. It reads no key and writes nothing.
+//
+// CC_SIGN_COMMAND, when set and not empty, signs instead of any key; with
+// CC_SIGNING_KEY_FILE as well, or without its public key, it is an error. Else:
 //
 //  1. CC_SIGNING_KEY_FILE, when set and not empty. A file that is not there is
 //     an error, not a reason to take another key.
@@ -61,6 +67,9 @@ func Choose(env Lookup, keysDir string) (Choice, error) {
 		}
 	}
 	path, given := env(KeyFileEnv)
+	if program, set := env(CommandEnv); set && program != "" {
+		return chooseCommand(env, path)
+	}
 	if path != "" {
 		st, err := os.Stat(path)
 		if err != nil {
@@ -91,6 +100,22 @@ func Choose(env Lookup, keysDir string) (Choice, error) {
 	return Choice{Source: ProjectKey, Path: path, Why: "signing with the project key " + path}, nil
 }
 
+// chooseCommand takes the program that signs; keyFile is the rival setting.
+func chooseCommand(env Lookup, keyFile string) (Choice, error) {
+	if keyFile != "" {
+		return Choice{}, fault.Newf(fault.SigningKey, "%s and %s are both set: only one can sign", CommandEnv, KeyFileEnv)
+	}
+	public, _ := env(CommandKeyEnv)
+	if public == "" {
+		return Choice{}, fault.Newf(fault.SigningKey, "%s is set and %s is not", CommandEnv, CommandKeyEnv).
+			Hint("it names the armoured public key, which shows whether the program has signed rightly")
+	}
+	if _, err := os.Stat(public); err != nil {
+		return Choice{}, fault.Newf(fault.SigningKey, "%s: %w", CommandKeyEnv, err)
+	}
+	return Choice{Source: Command, Path: public, Why: "signing with the program that " + CommandEnv + " names"}, nil
+}
+
 func inCI(env Lookup) bool {
 	switch value, _ := env(ciEnv); value {
 	case "", "0", "false":
@@ -107,6 +132,9 @@ func (c Choice) Key(passphrase func() ([]byte, error), spec Spec) (*Key, error) 
 		return nil, nil
 	case GivenKey:
 		return LoadKey(c.Path, passphrase)
+	case Command:
+		return nil, fault.Newf(fault.SigningKey, "%s signs files only, and this needs a key", CommandEnv).
+			Hint("unset it and set %s", KeyFileEnv)
 	}
 	dir := filepath.Dir(c.Path)
 	if c.Create {
