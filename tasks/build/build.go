@@ -42,6 +42,7 @@ type Options struct {
 	Debug      bool      // DEBUG=true: more about keys, never a secret
 	Unlocked   bool      // leave the lock alone, whatever LOCKED says
 	Force      bool      // CC_FORCE=1: write over an image that was changed
+	SeedFile   string    // CC_SEED_FILE: volume keys are drawn from it, for tests
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache
 	Stderr     io.Writer // events, one line each
 
@@ -64,6 +65,7 @@ func FromEnvironment(verbose bool) (Options, error) {
 		Verbose:   verbose,
 		Stderr:    os.Stderr,
 		LookupEnv: os.LookupEnv,
+		SeedFile:  os.Getenv("CC_SEED_FILE"),
 	}
 	o.Debug, _ = strconv.ParseBool(os.Getenv("DEBUG")) // what is no boolean is false
 	o.Force, _ = strconv.ParseBool(os.Getenv("CC_FORCE"))

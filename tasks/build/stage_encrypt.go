@@ -67,6 +67,13 @@ func (b *Build) recoveryKeyFile() string { return b.keysDir("recovery.key") }
 // somebody has to keep it.
 func volumeKeyDigests(b *Build) (map[string]string, error) {
 	facts := map[string]string{"image key": toBeMade}
+	if b.SeedFile != "" {
+		seed, err := b.seed()
+		if err != nil {
+			return nil, err
+		}
+		facts["seed"] = secretDigest("seed", seed)
+	}
 	for name, file := range map[string]string{"image key": b.imageKeyFile(), "recovery key": b.recoveryKeyFile()} {
 		key, err := os.ReadFile(file)
 		if os.IsNotExist(err) {
@@ -140,7 +147,12 @@ func (b *Build) seal(ctx context.Context, name, tarFile string) error {
 		}
 	}
 	b.log.event(name, "sealing %s as %s", fileSize(tarFile), how)
-	verity, err := seal.Build(ctx, b.Tools, v, b.scratch(name+".volume"))
+	tools, done, err := b.sealingTools(name, p.Encrypt)
+	if err != nil {
+		return err
+	}
+	defer done()
+	verity, err := seal.Build(ctx, tools, v, b.scratch(name+".volume"))
 	if err != nil {
 		return err
 	}

@@ -63,9 +63,16 @@ func (b *Build) signed() []string {
 
 func (b *Build) signing() (sign.Choice, error) {
 	choice, err := sign.Choose(b.LookupEnv, b.keysDir())
-	if err == nil && b.Config.Security.DebugImage && (choice.Source == sign.GivenKey || choice.Source == sign.Command) {
-		return sign.Choice{}, fault.Newf(fault.DebugImage, "%s or %s is set, and this is a debug image: its console has a root shell", sign.KeyFileEnv, sign.CommandEnv).
+	if err != nil || choice.Source != sign.GivenKey && choice.Source != sign.Command {
+		return choice, err
+	}
+	const given = sign.KeyFileEnv + " or " + sign.CommandEnv
+	switch {
+	case b.Config.Security.DebugImage:
+		return sign.Choice{}, fault.Newf(fault.DebugImage, "%s is set, and this is a debug image: its console has a root shell", given).
 			Hint("unset it: a debug image is signed with the key in %s, which is made for that", b.keysDir())
+	case b.SeedFile != "":
+		return sign.Choice{}, fault.Newf(fault.Seeded, "%s is set, and so is CC_SEED_FILE", given)
 	}
 	return choice, err
 }

@@ -23,6 +23,7 @@ const (
 	ImageFile     Code = "CC0406"
 	SharedCache   Code = "CC0411"
 	Differs       Code = "CC0412"
+	Seeded        Code = "CC0413"
 	BootImage     Code = "CC0501"
 	Machine       Code = "CC0502"
 	Signing       Code = "CC0601"
@@ -207,6 +208,9 @@ func Meanings() []Meaning {
 		{Differs, ExitFailed, "an image could not be reproduced",
 			"a build from this checkout and configuration differs from the one that its manifest describes, or that manifest cannot be read",
 			"read where the first difference is; most often packages have moved since: build with the package lock of whoever made the image"},
+		{Seeded, ExitUnsafe, "volume keys from a seed are for tests",
+			"CC_SEED_FILE is set: it cannot be read or is too short, or the image would be signed with a key that was given, and volumes whose keys can be computed are no secret",
+			"unset CC_SEED_FILE, or CC_SIGNING_KEY_FILE"},
 		{BootImage, ExitFailed, "the boot image could not be made",
 			"dracut or ukify failed, or the signature did not verify",
 			"read the lines shown"},

@@ -56,6 +56,10 @@ type Tree struct {
 	Dir   string    // the unpacked tree
 	Host  sh.Runner // runs unshare, from util-linux
 	Binds []string  // absolute folders that commands may read and write
+
+	// Random is a file that commands read in place of /dev/urandom, each from its
+	// beginning; empty is the machine's. It makes what they draw known: for tests.
+	Random string
 }
 
 // With returns a tree that also sees the folders.
@@ -66,14 +70,16 @@ func (t Tree) With(dirs ...string) Tree {
 
 // enter is run by the host's sh inside fresh user, mount, PID and network
 // namespaces. Mounts end with the namespace: nothing is ever left mounted,
-// even after kill -9. $1 is the tree, $2 the working directory, $3 the number
-// of folders to bind, then the folders, then the command. The command is not
+// even after kill -9. $1 is the tree, $2 the working directory, $3 what stands in
+// for /dev/urandom, $4 the number of folders to bind, then the folders, then the
+// command. The command is not
 // exec'd: as PID 1 of its namespace it would ignore SIGTERM
 // (pid_namespaces(7)), and a cancelled build would have to wait for SIGKILL.
 const enter = `
-tree=$1 dir=$2 binds=$3
-shift 3
+tree=$1 dir=$2 random=$3 binds=$4
+shift 4
 mount --rbind /dev "$tree/dev"
+[ -z "$random" ] || mount --bind "$random" "$tree/dev/urandom"
 mount -t proc proc "$tree/proc"
 mount -t tmpfs -o mode=0755 tmpfs "$tree/run"
 mount -t tmpfs -o mode=1777 tmpfs "$tree/tmp"
@@ -95,7 +101,7 @@ func (t Tree) Argv(dir, name string) ([]string, error) {
 	}
 	argv := []string{
 		"unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child",
-		"sh", "-euc", enter, name, t.Dir, dir, fmt.Sprint(len(binds)),
+		"sh", "-euc", enter, name, t.Dir, dir, t.Random, fmt.Sprint(len(binds)),
 	}
 	return append(append(argv, binds...), name), nil
 }
