@@ -30,7 +30,7 @@ func Clean(ctx context.Context, o Options, all bool) error {
 	}
 	remove := []string{
 		"scratch", "state", "log", "vm",
-		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json", "measurements.json.asc", "rvps.json", "rvps.json.asc", "config.resolved",
+		"cc-base.efi", "cc-base.qcow2", "manifest.json", "measurements.json", "measurements.json.asc", "rvps.json", "rvps.json.asc", "config.resolved", reportFile,
 		"nvidia-cc-installer.tar.gz", "nvidia-cc-installer.tar.gz.sha256", "nvidia-cc-installer.tar.gz.asc",
 	}
 	for i := range remove {

@@ -79,9 +79,9 @@ const (
 	unknown   = "not predicted"
 )
 
-// report is what tpm:pcrs -json prints. "pcrs" is what `cc-guest keys prepare`
+// pcrReport is what tpm:pcrs -json prints. "pcrs" is what `cc-guest keys prepare`
 // reads.
-type report struct {
+type pcrReport struct {
 	SecureBoot string            `json:"secureBoot"`
 	PCRs       map[string]string `json:"pcrs"`
 	Registers  []row             `json:"registers,omitempty"` // with a guest
@@ -144,7 +144,7 @@ func PrepareKeys(ctx context.Context, o Options, g Guest, w io.Writer) error {
 		delete(want.values, pcrTable)
 		// A signature in the boot image speaks for every value of PCR 11.
 		delete(want.values, pcrPhases)
-		if err := c.Ask(ctx, "keys prepare", report{SecureBoot: want.secureBoot, PCRs: want.texts()}, nil); err != nil {
+		if err := c.Ask(ctx, "keys prepare", pcrReport{SecureBoot: want.secureBoot, PCRs: want.texts()}, nil); err != nil {
 			return err
 		}
 		fmt.Fprintf(o.Stderr, "keys: the volumes open for %s too, if PCR %d stays as it is\n", b.out("cc-base.efi"), pcrTable)
@@ -296,7 +296,7 @@ func (p predicted) firmware() string {
 
 func (p predicted) show(w io.Writer, asJSON bool) error {
 	if asJSON {
-		return writeJSON(w, report{SecureBoot: p.secureBoot, PCRs: p.texts()})
+		return writeJSON(w, pcrReport{SecureBoot: p.secureBoot, PCRs: p.texts()})
 	}
 	fmt.Fprintf(w, "%s, SHA-256, when the initrd opens the volumes\n", p.firmware())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -350,7 +350,7 @@ func (p predicted) judge(r row) row {
 
 func (p predicted) showRows(w io.Writer, rows []row, asJSON bool) error {
 	if asJSON {
-		return writeJSON(w, report{p.secureBoot, p.texts(), rows})
+		return writeJSON(w, pcrReport{p.secureBoot, p.texts(), rows})
 	}
 	fmt.Fprintf(w, "%s, SHA-256, the first 16 digits (-json has all)\n", p.firmware())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -65,13 +65,19 @@ func (b *Build) Through(ctx context.Context, target string) error {
 
 // conclude says what the build came to.
 func (b *Build) conclude(all []outcome) {
-	if !slices.ContainsFunc(all, func(o outcome) bool { return o.action != "none" }) {
+	b.report(all)
+	if idle(all) {
 		b.log.event(all[len(all)-1].stage, "nothing has changed")
 		return
 	}
 	if text := comparison(all); text != "" {
 		b.log.event("build", "%s", text)
 	}
+}
+
+// idle tells that no stage had anything to do.
+func idle(all []outcome) bool {
+	return !slices.ContainsFunc(all, func(o outcome) bool { return o.action != "none" })
 }
 
 // one runs the stage, or takes its result from the cache, unless the last one

@@ -12,7 +12,8 @@ import (
 // outcome is what one stage came to in this build.
 type outcome struct {
 	stage    string
-	action   string // none, cache or run, as in [Step]
+	action   string        // none, cache or run, as in [Step]
+	start    time.Duration // since the build began
 	took     time.Duration
 	bytes    int64 // of the files that it made; 0 unless it ran
 	expected history.Expectation

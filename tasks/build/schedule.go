@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +25,7 @@ func (b *Build) abreast(ctx context.Context, list []stage) ([]outcome, error) {
 		done[s.name] = make(chan struct{})
 	}
 	room := make(chan struct{}, b.width())
+	began := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	for i, s := range list {
 		group.Go(func() error {
@@ -38,8 +40,11 @@ func (b *Build) abreast(ctx context.Context, list []stage) ([]outcome, error) {
 				return ctx.Err()
 			}
 			defer func() { <-room }()
-			var err error
-			if all[i], err = b.one(ctx, s); err != nil {
+			start := time.Since(began)
+			o, err := b.one(ctx, s)
+			o.start = start
+			all[i] = o
+			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
 			close(done[s.name])
