@@ -66,6 +66,10 @@ type Options struct {
 	Backoff       time.Duration // pause before the second attempt, doubled for each further; 1 s
 	MaxBackoff    time.Duration // longest pause, Retry-After included; 30 s
 	UserAgent     string        // cc-base
+
+	// Transport sends the requests, for a server that wants to know who asks;
+	// [NewTransport] of these options when nil. It must not follow redirects.
+	Transport http.RoundTripper
 }
 
 func (o Options) withDefaults() Options {
@@ -91,17 +95,20 @@ func (o Options) withDefaults() Options {
 type Fetcher struct {
 	dir       string // cacheDir/sha256
 	opts      Options
-	transport *http.Transport
+	transport http.RoundTripper
 }
 
 // New returns a fetcher for the cache in cacheDir, which is made when needed.
 func New(cacheDir string, opts Options) *Fetcher {
 	opts = opts.withDefaults()
-	return &Fetcher{dir: filepath.Join(cacheDir, "sha256"), opts: opts, transport: newTransport(opts)}
+	if opts.Transport == nil {
+		opts.Transport = NewTransport(opts)
+	}
+	return &Fetcher{dir: filepath.Join(cacheDir, "sha256"), opts: opts, transport: opts.Transport}
 }
 
 // Close drops idle connections.
-func (f *Fetcher) Close() { f.transport.CloseIdleConnections() }
+func (f *Fetcher) Close() { (&http.Client{Transport: f.transport}).CloseIdleConnections() }
 
 // Fetch is one download with the default options; see [Fetcher.Fetch].
 func Fetch(ctx context.Context, req Request, cacheDir string) (string, error) {

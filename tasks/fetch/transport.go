@@ -28,9 +28,10 @@ var (
 	errStatus    = errors.New("a success status that does not fit a download")
 )
 
-// newTransport sets what http.DefaultTransport leaves open. There is no total
+// NewTransport sets what http.DefaultTransport leaves open. There is no total
 // timeout: a large file on a slow line is fine as long as it moves.
-func newTransport(opts Options) *http.Transport {
+func NewTransport(opts Options) *http.Transport {
+	opts = opts.withDefaults()
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: opts.HeaderTimeout, KeepAlive: 30 * time.Second}).DialContext,
@@ -234,6 +235,13 @@ func classifyStatus(status int, resumed bool) verdict {
 		return again
 	}
 	return permanent
+}
+
+// Status is the HTTP status that ended a download, or 0 when something else did.
+func Status(err error) int {
+	status := grab.StatusCodeError(0)
+	errors.As(err, &status)
+	return int(status)
 }
 
 // wrongContent says that err means other bytes than asked for, as opposed to
