@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"cc-base/installer/delivery"
 	"cc-base/installer/installertest"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
@@ -37,7 +38,7 @@ type delivered struct {
 func newDelivery(t *testing.T) delivered {
 	t.Helper()
 	dir := t.TempDir()
-	d := delivered{Options: Options{OutDir: filepath.Join(dir, "out")}, folder: filepath.Join(dir, installerFolder)}
+	d := delivered{Options: Options{OutDir: filepath.Join(dir, "out")}, folder: filepath.Join(dir, delivery.Folder)}
 	d.file = filepath.Join(d.OutDir, installerName)
 	if err := os.Mkdir(d.folder, 0o755); err != nil {
 		t.Fatal(err)
@@ -212,7 +213,7 @@ func TestEveryTamperedFileIsRefused(t *testing.T) {
 	}
 	for _, name := range names {
 		for what, do := range wrongs(t) {
-			d.folder = filepath.Join(t.TempDir(), installerFolder)
+			d.folder = filepath.Join(t.TempDir(), delivery.Folder)
 			if err := os.CopyFS(d.folder, pristine); err != nil {
 				t.Fatal(err)
 			}
