@@ -17,8 +17,13 @@ import (
 // Default is what plain `mage` runs.
 var Default = Build
 
-// Build makes everything: image, installer, signature.
-func Build(ctx context.Context) error { return through(ctx, "sign") }
+// Build makes everything: image, installer, signature; -monitor shows and keeps what it takes of the machine.
+func Build(ctx context.Context, monitor *bool) error {
+	return with(func(o build.Options) error {
+		o.Monitor = monitor != nil && *monitor
+		return build.Run(ctx, o, "sign")
+	})
+}
 
 // Prepare checks configuration and machine and builds the tools tree.
 func Prepare(ctx context.Context) error { return through(ctx, "prepare") }

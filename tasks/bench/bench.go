@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"cc-base/tasks/monitor"
 )
 
 // Way is one of the ways.
@@ -25,7 +28,7 @@ type Way struct {
 type Sample struct {
 	Wall    time.Duration
 	CPU     time.Duration // of all programs that it started, user and system
-	PeakMiB int           // what they held at once, each shared page counted once (PSS, proc_pid_smaps(5))
+	PeakMiB int           // what they held at once, as [monitor.Held] counts
 }
 
 // Figures are the samples of a way, in the order of the rounds.
@@ -74,13 +77,37 @@ func one(ctx context.Context, w Way, round int) (Sample, error) {
 	if err != nil {
 		return Sample{}, err
 	}
-	watch := watchMemory()
+	peak := watchMemory()
 	began := time.Now()
 	err = w.Do(ctx, round)
-	s := Sample{Wall: time.Since(began), PeakMiB: watch.end()}
+	s := Sample{Wall: time.Since(began), PeakMiB: peak()}
 	after, cpuErr := childrenCPU()
 	s.CPU = after - before
 	return s, errors.Join(err, cpuErr)
+}
+
+// pace is how often memory is looked at. A peak that is shorter is missed.
+const pace = 100 * time.Millisecond
+
+// watchMemory follows what the programs that this process has started hold, until
+// peak is called.
+func watchMemory() (peak func() (mib int)) {
+	stop, result := make(chan struct{}), make(chan int)
+	go func() {
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		kib := 0
+		for {
+			select {
+			case <-stop:
+				result <- (kib + 1023) / 1024
+				return
+			case <-tick.C:
+				kib = max(kib, monitor.Held(os.Getpid()))
+			}
+		}
+	}()
+	return func() int { close(stop); return <-result }
 }
 
 // childrenCPU is what all children that were waited for, and theirs, have used.

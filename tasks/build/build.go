@@ -41,6 +41,7 @@ type Options struct {
 	Verbose    bool      // show the output of commands as it comes
 	Debug      bool      // DEBUG=true: more about keys, never a secret
 	Unlocked   bool      // leave the lock alone, whatever LOCKED says
+	Monitor    bool      // show and keep what a build takes of the machine
 	Force      bool      // CC_FORCE=1: write over an image that was changed
 	SeedFile   string    // CC_SEED_FILE: volume keys are drawn from it, for tests
 	CacheLimit int64     // CC_CACHE_LIMIT, bytes that the results of stages may take in the cache

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"cc-base/tasks/history"
+	"cc-base/tasks/monitor"
 )
 
 // log prints events: one line each on stderr, the same with a time in the log
@@ -27,6 +28,7 @@ type log struct {
 	runs []*stageRun
 
 	showing bool // somebody renews the progress line
+	monitor *monitor.Monitor
 }
 
 func newLog(to io.Writer, file io.Writer) *log {
@@ -84,6 +86,13 @@ func (l *log) running(stage string, e history.Expectation) (stop func()) {
 	}
 }
 
+// watch puts what the monitor sees behind the progress; nil ends that.
+func (l *log) watch(m *monitor.Monitor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.monitor = m
+}
+
 // show renews the progress line until no stage runs.
 func (l *log) show() {
 	for t := time.NewTicker(tick); ; <-t.C {
@@ -96,6 +105,11 @@ func (l *log) show() {
 		}
 		l.wipe()
 		fmt.Fprint(l.to, progressOf(l.runs, time.Now()))
+		if l.monitor != nil {
+			if s, ok := l.monitor.Last(); ok {
+				fmt.Fprint(l.to, "  ", s)
+			}
+		}
 		l.live = true
 		l.mu.Unlock()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cc-base/tasks/fault"
+	"cc-base/tasks/monitor"
 )
 
 // stage is one step of the pipeline. It never names itself in its errors: the
@@ -55,17 +56,19 @@ func (b *Build) Through(ctx context.Context, target string) error {
 	if last < 0 {
 		return fmt.Errorf("no stage is called %q", target)
 	}
+	stop := b.monitored(ctx)
 	all, err := b.abreast(ctx, list[:last+1])
+	samples := stop(all)
 	if err != nil {
 		return err
 	}
-	b.conclude(all)
+	b.conclude(all, samples)
 	return nil
 }
 
 // conclude says what the build came to.
-func (b *Build) conclude(all []outcome) {
-	b.report(all)
+func (b *Build) conclude(all []outcome, samples []monitor.Sample) {
+	b.report(all, samples)
 	if idle(all) {
 		b.log.event(all[len(all)-1].stage, "nothing has changed")
 		return

@@ -59,6 +59,7 @@ func elsewhere() map[string]string {
 		"go tool mage -compile FILE":                                             "script_test.go:TestScripts",
 		"go tool mage build":                                                     pipeline,
 		"CC_PROFILE=minimal go tool mage build":                                  pipeline,
+		"go tool mage build -monitor":                                            "monitoring_test.go:TestAMonitoredBuildKeepsWhatItSaw",
 		"CC_PROFILE=debug go tool mage build":                                    "../lab/debug_test.go:TestADebugImageIsLookedAtFromItsConsole",
 		"go tool mage test":                                                      "build_test.go:TestEveryStageReadsOnlyStagesAboveItAndKeysThatExist", // it is what runs this
 		"go tool mage vm":                                                        "../lab/boot_test.go:TestMageVMShowsTheConsoleOfTheBuiltImage",

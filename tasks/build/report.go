@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"cc-base/tasks/inventory"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/monitor"
 	"cc-base/tasks/report"
 )
 
@@ -23,17 +25,17 @@ const reportFile = "report.html"
 
 // report writes the page, once there is an image and unless nothing was done and
 // it is there. An image without it is as good, so what is wrong is only said.
-func (b *Build) report(all []outcome) {
+func (b *Build) report(all []outcome, samples []monitor.Sample) {
 	if !slices.Contains([]string{"package", "sign"}, all[len(all)-1].stage) || idle(all) && exists(b.out(reportFile)) {
 		return
 	}
-	if err := b.writeReport(all); err != nil {
+	if err := b.writeReport(all, samples); err != nil {
 		b.log.event("build", "no %s: %v", reportFile, err)
 	}
 }
 
-func (b *Build) writeReport(all []outcome) error {
-	r := report.Report{Ended: time.Now(), Stages: b.reported(all)}
+func (b *Build) writeReport(all []outcome, samples []monitor.Sample) error {
+	r := report.Report{Ended: time.Now(), Stages: b.reported(all), Samples: samples, Processors: runtime.NumCPU()}
 	file, err := os.Open(b.out("manifest.json"))
 	if err != nil {
 		return err

@@ -99,12 +99,12 @@ func TestABuildWithoutWhatAReportNeedsSaysSoAndGoesOn(t *testing.T) {
 	b := testBuild(t)
 	var said bytes.Buffer
 	b.log = newLog(&said, io.Discard)
-	b.report([]outcome{{stage: "package", action: "run"}})
+	b.report([]outcome{{stage: "package", action: "run"}}, nil)
 	if !strings.Contains(said.String(), "build: no "+reportFile) {
 		t.Errorf("said %q", said.String())
 	}
 	said.Reset()
-	b.report([]outcome{{stage: "tee", action: "run"}})
+	b.report([]outcome{{stage: "tee", action: "run"}}, nil)
 	if said.Len() > 0 {
 		t.Errorf("a build up to a stage without an image said %q", said.String())
 	}

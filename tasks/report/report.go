@@ -23,14 +23,17 @@ import (
 	"cc-base/tasks/inventory"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/monitor"
 )
 
 // Report is what the page shows.
 type Report struct {
 	Manifest     manifest.Manifest
 	Measurements measurements.Document
-	Ended        time.Time // of the build
-	Stages       []Stage   // in order
+	Ended        time.Time        // of the build
+	Stages       []Stage          // in order
+	Samples      []monitor.Sample // of the machine while they ran; none when nobody looked
+	Processors   int
 	Now          Snapshot
 	Before       *Snapshot         // of the image before this one; nil when none is known
 	Licences     map[string]string // by package, as SPDX expressions; nil when nobody read them

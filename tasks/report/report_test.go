@@ -20,6 +20,7 @@ import (
 	"cc-base/tasks/inventory"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/monitor"
 )
 
 // sample is a report in which every part has something to show.
@@ -53,10 +54,12 @@ func sample() Report {
 			{Name: "bootstrap", Action: "run", Seconds: 30, Expected: 60, Bytes: 174_000_000},
 			{Name: "tee", Action: "cache", Start: 30, Seconds: 0.1}, {Name: "sign", Action: "none", Start: 31},
 		},
-		Now:      Snapshot{Image: "b", Artefacts: []Artefact{{"cc-base.qcow2", 175_000_000, "cc"}}, Contents: contents("6.12", 33_000_000)},
-		Before:   &before,
-		Licences: map[string]string{"bash": "GPL-3.0-or-later"},
-		Unproven: []Unproven{{"Silicon", "Never run there."}},
+		Samples:    []monitor.Sample{{At: 10, CPU: 1.5, MemoryMB: 300, Read: 20}, {At: 20, CPU: 0.5, MemoryMB: 100, Received: 4}},
+		Processors: 2,
+		Now:        Snapshot{Image: "b", Artefacts: []Artefact{{"cc-base.qcow2", 175_000_000, "cc"}}, Contents: contents("6.12", 33_000_000)},
+		Before:     &before,
+		Licences:   map[string]string{"bash": "GPL-3.0-or-later"},
+		Unproven:   []Unproven{{"Silicon", "Never run there."}},
 	}
 }
 
@@ -102,6 +105,7 @@ func TestEveryPartShowsItsData(t *testing.T) {
 	}
 	for _, want := range []string{
 		"bootstrap: 30.0 s, 174 MB written; expected 60.0 s", "from the cache", "unchanged", "30.0 s of work, expected 60.0 s", // time
+		"memory of the build&#39;s programs", "300 MB", "of 2",
 		"linux-image 6.12: 33.0 MB, 91.7 %", "/usr/lib: 33.0 MB", // space, the way the tree is cut
 		"&#43;5.0 MB", "gone.txt", "&#43;13.0 MB", "<td>6.1</td><td>6.12</td>", // changes
 		"cc-root: 500 B, 250 B of it used", "LUKS2, dm-verity, read-only", strings.Repeat("ab", 32), // disk
@@ -169,8 +173,30 @@ func TestDrawingsAreWellFormed(t *testing.T) {
 			}
 		}
 	}
-	if n != 4 {
-		t.Errorf("%d drawings, want 4", n)
+	if n != 5 {
+		t.Errorf("%d drawings, want 5", n)
+	}
+}
+
+func TestWhatTheMachineDidIsDrawnOnTheTimeAxis(t *testing.T) {
+	stages := []Stage{{Name: "tee", Action: "run", Seconds: 10}}
+	if drawPlots(nil, 2, stages) != nil {
+		t.Error("plots of nothing")
+	}
+	p := drawPlots([]monitor.Sample{{At: 5, CPU: 1, MemoryMB: 250, Read: 10}, {At: 10, CPU: 3, MemoryMB: 500}}, 2, stages)
+	if len(p.Plots) != 4 || p.Height <= 3*plotHeight {
+		t.Fatalf("%+v", p)
+	}
+	// Half of the time is half of the axis; the largest value is the top, and more
+	// processors than there are make room for themselves.
+	if got, want := p.Plots[0].Lines[0].Points, "471,68.7 850,26"; got != want || p.Plots[0].Most != "3 of 2" {
+		t.Errorf("processors: %s, want %s, top %s", got, want, p.Plots[0].Most)
+	}
+	if got, want := p.Plots[1].Lines[0].Points, "471,58 850,26"; got != want || p.Plots[1].Most != "500 MB" {
+		t.Errorf("memory: %s, want %s, top %s", got, want, p.Plots[1].Most)
+	}
+	if got := p.Plots[2].Lines; len(got) != 2 || got[0].Name != "read" || got[1].Points != "471,90 850,90" {
+		t.Errorf("disk: %+v", got)
 	}
 }
 

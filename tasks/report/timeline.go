@@ -36,11 +36,8 @@ type tick struct {
 }
 
 func drawTimeline(stages []Stage) timeline {
-	end := 1.0
-	for _, s := range stages {
-		end = max(end, s.Start+s.Seconds, s.expectedEnd())
-	}
-	axis := func(seconds float64) float64 { return round(lineLeft + seconds/end*(lineRight-lineLeft)) }
+	end := endOf(stages)
+	axis := func(seconds float64) float64 { return axisPlace(seconds, end) }
 	t := timeline{Height: lineTop + lineHeight*float64(len(stages)) + 4}
 	t.Bottom = t.Height - 4
 	for i, s := range stages {
@@ -66,6 +63,20 @@ func drawTimeline(stages []Stage) timeline {
 		t.Ticks = append(t.Ticks, tick{X: axis(at), Text: fmt.Sprintf("%g s", at)})
 	}
 	return t
+}
+
+// endOf is where the time axis ends, in seconds since the build began.
+func endOf(stages []Stage) float64 {
+	end := 1.0
+	for _, s := range stages {
+		end = max(end, s.Start+s.Seconds, s.expectedEnd())
+	}
+	return end
+}
+
+// axisPlace is where a moment lies on a time axis of this length.
+func axisPlace(seconds, end float64) float64 {
+	return round(lineLeft + min(seconds/end, 1)*(lineRight-lineLeft))
 }
 
 // expectedEnd is when the stage was expected to end; 0 when nothing was.

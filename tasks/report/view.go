@@ -16,6 +16,7 @@ type page struct {
 	parts
 	Figures    []figure
 	Timeline   timeline
+	Plots      *plots // nil when nobody looked at the machine
 	ByPackage  []cell
 	Groups     []string // of ByPackage, by hue
 	ByFolder   []cell
@@ -32,7 +33,7 @@ type figure struct{ Value, Name, Note string }
 func view(r Report) page {
 	return page{
 		Report: r, parts: ownParts(),
-		Figures: figures(r), Timeline: drawTimeline(r.Stages),
+		Figures: figures(r), Timeline: drawTimeline(r.Stages), Plots: drawPlots(r.Samples, r.Processors, r.Stages),
 		ByPackage: packageMap(r.Now.Contents), Groups: packageGroups(), ByFolder: folderMap(r.Now.Contents),
 		Changes: compare(r.Before, r.Now), Partitions: partitions(r.Manifest.Disk), Packages: packageRows(r),
 		Registers: registers(r.Measurements), Launches: launches(r.Measurements),

@@ -1,4 +1,4 @@
-package bench
+package monitor
 
 import (
 	"bufio"
@@ -8,45 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
 
-// pace is how often memory is looked at. A peak that is shorter is missed.
-const pace = 100 * time.Millisecond
-
-type watch struct {
-	stop chan struct{}
-	peak chan int
-}
-
-// watchMemory follows what the programs that this process has started hold.
-func watchMemory() watch {
-	w := watch{stop: make(chan struct{}), peak: make(chan int, 1)}
-	go func() {
-		tick := time.NewTicker(pace)
-		defer tick.Stop()
-		kib := 0
-		for {
-			select {
-			case <-w.stop:
-				w.peak <- (kib + 1023) / 1024
-				return
-			case <-tick.C:
-				kib = max(kib, held(os.Getpid()))
-			}
-		}
-	}()
-	return w
-}
-
-func (w watch) end() (mib int) {
-	close(w.stop)
-	return <-w.peak
-}
-
-// held is the memory of the process's descendants in KiB. One that ends while it
-// is looked at counts as nothing.
-func held(pid int) (kib int) {
+// Held is the memory that the process's descendants hold, in KiB, each shared page
+// counted once among those who share it (PSS, proc_pid_smaps(5)). One that ends while
+// it is looked at counts as nothing.
+func Held(pid int) (kib int) {
 	parents := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range stats {
