@@ -14,8 +14,12 @@ import (
 	"cc-base/tasks/fault"
 )
 
-// Default is what plain `mage` runs.
-var Default = Build
+// Default is what plain `mage` runs. Mage cannot compile a default target that has
+// arguments (mage v1.17.2 mage/template.go), and Build has some.
+var Default = All
+
+// All is build without any flag, which plain mage runs.
+func All(ctx context.Context) error { return Build(ctx, nil) }
 
 // Build makes everything: image, installer, signature; -monitor shows and keeps what it takes of the machine.
 func Build(ctx context.Context, monitor *bool) error {
