@@ -96,11 +96,8 @@ func (b *Build) mkosi(ctx context.Context) (mkosi, error) {
 	if err != nil {
 		return mkosi{}, err
 	}
-	m := mkosi{tree: filepath.Join(b.CacheDir, "tools", "mkosi-"+b.treeName("", mkosiPackages())), work: b.scratch("bench", "mkosi"), host: b.Host}
-	err = b.buildTree(ctx, m.tree, func(ctx context.Context) (source, error) {
-		return b.treeSource(ctx, "", mkosiPackages()) // no lock covers what is only measured
-	})
-	if err != nil {
+	m := mkosi{work: b.scratch("bench", "mkosi"), host: b.Host}
+	if m.tree, err = b.besideTools(ctx, "mkosi", mkosiPackages()); err != nil {
 		return m, err
 	}
 	src, err := b.imageSource(ctx)

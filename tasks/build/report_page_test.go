@@ -1,21 +1,31 @@
 package build_test
 
-// What green does not prove: that the page looks well. It is read as a browser's
-// parser reads it, and nothing draws it.
+// What green does not prove: that the page looks well. A browser draws it in the
+// long mode; people look at it.
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	picture "image"
+	"image/color"
+	"image/png"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/html"
 
+	"cc-base/tasks/build"
+	"cc-base/tasks/filetest"
 	"cc-base/tasks/inventory"
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
+	"cc-base/tasks/sh"
+	"cc-base/tasks/toolbox"
 )
 
 // cells returns the text of the first cell of each row below the section.
@@ -146,5 +156,66 @@ func TestTheReportIsWrittenAnewOnlyWhenItIsGoneOrSomethingRan(t *testing.T) {
 	}
 	if build().Size() == 0 {
 		t.Error("the report is empty")
+	}
+}
+
+// drawn has Chromium draw the page and returns the picture.
+func drawn(t *testing.T, browser toolbox.Tree, dir, page string, dark bool) picture.Image {
+	t.Helper()
+	file := filepath.Join(dir, fmt.Sprintf("dark-%v.png", dark))
+	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1200,4200", "--screenshot=" + file}
+	if dark {
+		args = append(args, "--blink-settings=preferredColorScheme=0")
+	}
+	if err := sh.Do(t.Context(), browser, "/usr/lib/chromium/chromium", append(args, "file://"+page)...); err != nil {
+		t.Fatal(err)
+	}
+	drawing, err := png.Decode(bytes.NewReader(filetest.Read(t, file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keep := os.Getenv("CC_TEST_PICTURES"); keep != "" {
+		filetest.Write(t, filepath.Join(keep, filepath.Base(file)), filetest.Read(t, file))
+	}
+	return drawing
+}
+
+// look returns how bright a picture is, 0 to 1, and how many colours it has.
+func look(p picture.Image) (brightness float64, colours int) {
+	seen := map[color.Color]bool{}
+	b := p.Bounds()
+	for y := b.Min.Y; y < b.Max.Y; y += 3 {
+		for x := b.Min.X; x < b.Max.X; x += 3 {
+			c := p.At(x, y)
+			seen[c] = true
+			g := color.GrayModel.Convert(c).(color.Gray)
+			brightness += float64(g.Y) / 255 * 9 / float64(b.Dx()*b.Dy())
+		}
+	}
+	return brightness, len(seen)
+}
+
+func TestABrowserDrawsTheReport(t *testing.T) {
+	if !lab.Long() {
+		t.Skip("only in the long mode: a browser is a large tree")
+	}
+	built := lab.Built(t)
+	o, err := build.FromEnvironment(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.OutDir, o.Profile = t.TempDir(), "minimal"
+	tree, err := build.TestTree(t.Context(), o, "browser", []string{"chromium", "fonts-dejavu-core", "coreutils"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	page := filetest.Write(t, filepath.Join(dir, "report.html"), filetest.Read(t, built.Path("report.html")))
+	browser := toolbox.Tree{Dir: tree, Host: sh.Host{}, Binds: []string{dir}}
+	light, colours := look(drawn(t, browser, dir, page, false))
+	dark, _ := look(drawn(t, browser, dir, page, true))
+	// Colours of areas, of text and of its edges; mostly background in both.
+	if colours < 50 || light < 0.7 || dark > 0.3 {
+		t.Errorf("%d colours, brightness %.2f in the light and %.2f in the dark", colours, light, dark)
 	}
 }

@@ -58,11 +58,6 @@ func (b *Build) toolsName() string { return b.treeName(toolsSection, toolbox.Pac
 func (b *Build) toolsDir() string  { return filepath.Join(b.CacheDir, "tools", b.toolsName()) }
 func (b *Build) toolsList() string { return b.toolsDir() + ".packages" }
 
-// hostDir is the tree that plays the host of virtual machines in tests.
-func (b *Build) hostDir() string {
-	return filepath.Join(b.CacheDir, "tools", "host-"+b.treeName("", toolbox.HostPackages()))
-}
-
 func (b *Build) treeName(section string, packages []string) string {
 	parts := map[string]string{"suite": b.Config.OS.ToolsSuite, "packages": strings.Join(packages, " "), "layout": "1"}
 	maps.Copy(parts, b.lockFact(section))
@@ -113,17 +108,26 @@ func (b *Build) buildTree(ctx context.Context, dir string, find func(context.Con
 // TestHost makes the tree that plays the host of virtual machines in tests and
 // returns its folder. `mage test` does the same.
 func TestHost(ctx context.Context, o Options) (dir string, err error) {
+	return TestTree(ctx, o, "host", toolbox.HostPackages())
+}
+
+// TestTree makes a tree of programs that tests alone use and returns its folder.
+func TestTree(ctx context.Context, o Options, name string, packages []string) (dir string, err error) {
 	err = with(ctx, o, func(ctx context.Context, b *Build) error {
-		dir, err = b.testHost(ctx)
+		dir, err = b.besideTools(ctx, name, packages)
 		return err
 	})
 	return dir, err
 }
 
 func (b *Build) testHost(ctx context.Context) (string, error) {
-	return b.hostDir(), b.buildTree(ctx, b.hostDir(), func(ctx context.Context) (source, error) {
-		return b.treeSource(ctx, "", toolbox.HostPackages()) // no lock covers what tests alone use
-	})
+	return b.besideTools(ctx, "host", toolbox.HostPackages())
+}
+
+// besideTools makes a tree that no image depends on, so that no lock covers it.
+func (b *Build) besideTools(ctx context.Context, name string, packages []string) (dir string, err error) {
+	dir = filepath.Join(b.CacheDir, "tools", name+"-"+b.treeName("", packages))
+	return dir, b.buildTree(ctx, dir, func(ctx context.Context) (source, error) { return b.treeSource(ctx, "", packages) })
 }
 
 // source is what the trees of programs and the image have in common.
