@@ -331,6 +331,9 @@ func ext4(t *testing.T, device string) (point string) {
 
 func TestADeviceThatIsMountedByAnotherNodeIsRefused(t *testing.T) {
 	t.Parallel()
+	if inOwnMounts(t) {
+		return
+	}
 	device, _ := loopDevice(t, 32)
 	other := filepath.Join(t.TempDir(), "other")
 	node(t, device, other)
@@ -349,32 +352,54 @@ func TestADeviceThatIsMountedByAnotherNodeIsRefused(t *testing.T) {
 	}
 }
 
-// removePartitions takes the partitions of a device back from the kernel, which
-// refuses while anybody has one open: whoever looks at all disks of this machine
-// does for a moment, the tests beside this one among them.
-func removePartitions(t *testing.T, device string) {
+// ownMountsEnv marks the run of a test in a mount namespace of its own.
+const ownMountsEnv = "CC_TEST_OWN_MOUNTS"
+
+// inOwnMounts runs the test again, alone, in a mount namespace of its own, and tells
+// that this was done: the caller returns. What it mounts is then in nobody else's
+// namespace. A host of virtual machines that another test starts meanwhile has copies
+// of all mounts, and keeps their devices busy for as long as it lives.
+func inOwnMounts(t *testing.T) (done bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		out, err := exec.Command("partx", "--delete", device).CombinedOutput()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Errorf("partx --delete: %s", out)
-			return
-		}
+	if os.Getenv(ownMountsEnv) != "" {
+		return false
 	}
+	cmd := exec.Command("unshare", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), ownMountsEnv+"=1")
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err != nil || !bytes.Contains(out, []byte(t.Name())):
+		t.Errorf("%v\n%s", err, out)
+	case bytes.Contains(out, []byte("--- SKIP: "+t.Name())):
+		t.Skipf("%s", out)
+	}
+	return true
 }
 
 func TestADiskWithAMountedPartitionIsRefused(t *testing.T) {
 	t.Parallel()
+	if inOwnMounts(t) {
+		return
+	}
 	device, _ := loopDevice(t, 32)
 	put(t, device, hwtest.GPT(32*hwtest.MiB, hwtest.Slot{Label: "data", Start: 4 * hwtest.MiB, Size: 24 * hwtest.MiB}))
 	// This adds the partition also where the kernel knows no GPT.
 	if out, err := exec.Command("partx", "--add", device).CombinedOutput(); err != nil {
 		t.Skipf("partx does not work here: %v: %s", err, out)
 	}
-	t.Cleanup(func() { removePartitions(t, device) })
+	t.Cleanup(func() {
+		// Whoever looks at all disks of this machine has the partition open for a moment.
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			out, err := exec.Command("partx", "--delete", device).CombinedOutput()
+			if err == nil {
+				return
+			}
+			if time.Now().After(end) {
+				t.Errorf("partx --delete: %s", out)
+				return
+			}
+		}
+	})
 	name := filepath.Base(device)
 	raw, err := os.ReadFile(filepath.Join("/sys/block", name, name+"p1", "dev"))
 	if err != nil {
