@@ -37,7 +37,8 @@ func shownCommands(t *testing.T) []string {
 		case strings.HasPrefix(line, "```"):
 			block = strings.TrimPrefix(line, "```")
 		case block == "sh" && line != "":
-			commands = append(commands, line)
+			command, _, _ := strings.Cut(line, "  #") // what is said of it
+			commands = append(commands, strings.TrimSpace(command))
 		case block == "":
 			for _, m := range ticked.FindAllStringSubmatch(line, -1) {
 				commands = append(commands, m[1])
