@@ -9,11 +9,12 @@ import (
 
 	"cc-base/installer/doctor"
 	"cc-base/installer/installertest"
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/facts"
 	"cc-base/tasks/facts/factstest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/filetest"
+	"cc-base/tasks/sbom"
 )
 
 // What green does not prove: the doctor is given hosts that were made by hand.
@@ -75,15 +76,17 @@ func TestTheDoctorJudgesFactsOfAnotherHost(t *testing.T) {
 
 func TestTheDoctorKnowsTheImageBesideIt(t *testing.T) {
 	t.Parallel()
-	bill, err := bundle.SBOM(bundle.Bill{Name: "cc-base", Distribution: "debian", Suite: "trixie", Packages: []bundle.Package{
-		{Name: "bash", Version: "5.2", Architecture: "amd64", SHA256: strings.Repeat("ab", 32)},
-		{Name: "firmware-nvidia-gsp", Version: "550.163.01-2", Architecture: "amd64", SHA256: strings.Repeat("ab", 32)},
-	}})
+	listed := func(name, version string) sbom.Package {
+		return sbom.Package{Distribution: "debian", Package: deb.Package{Name: name, Version: version, Architecture: "amd64", SHA256: strings.Repeat("ab", 32)}}
+	}
+	bills, err := sbom.Bill{Name: "cc-base", Packages: []sbom.Package{
+		listed("bash", "5.2"), listed("firmware-nvidia-gsp", "550.163.01-2"),
+	}}.Documents()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f, dir := installertest.New(), t.TempDir()
-	f.Files["sbom.cdx.json"] = bill
+	f.Files[sbom.CycloneDXFile] = bills[sbom.CycloneDXFile]
 	configs, err := filepath.Glob("../config/*.conf")
 	if err != nil {
 		t.Fatal(err)

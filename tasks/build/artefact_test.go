@@ -140,7 +140,7 @@ func installerFiles(image lab.Image) []string {
 	files := []string{
 		"SHA256SUMS", "cc-base.efi", "cc-base.qcow2", "cc-install",
 		"config/apps.conf", "config/os.conf", "config/partition.conf", "config/qemu.conf", "config/security.conf", "config/tee.conf",
-		"firmware/OVMF_CODE_4M.fd", "firmware/OVMF_VARS_4M.fd", "firmware/OVMF_CODE_4M.secboot.fd", "firmware/OVMF_VARS_4M.cc-base.fd", "image.key", "install.sh", "manifest.json", "measurements.json", "rvps.json", "sbom.cdx.json", "validate.sh",
+		"firmware/OVMF_CODE_4M.fd", "firmware/OVMF_VARS_4M.fd", "firmware/OVMF_CODE_4M.secboot.fd", "firmware/OVMF_VARS_4M.cc-base.fd", "image.key", "install.sh", "manifest.json", "measurements.json", "rvps.json", "sbom.cdx.json", "sbom.spdx.json", "validate.sh",
 		"secureboot/PK.crt", "secureboot/KEK.crt", "secureboot/db.crt",
 		"validation/common.sh", "validation/test_03_device.sh", "validation/test_04_keys.sh", "validation/test_05_cc_apps.sh", "validation/test_06_partition.sh",
 	}
@@ -228,7 +228,7 @@ func TestNoPathOfTheBuildMachineIsInWhatIsShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{"scratch/root.tar", "cc-base.efi", "scratch/cc-install", "scratch/sbom.cdx.json", "manifest.json", "measurements.json", "rvps.json"} {
+	for _, f := range []string{"scratch/root.tar", "cc-base.efi", "scratch/cc-install", "sbom.cdx.json", "sbom.spdx.json", "manifest.json", "measurements.json", "rvps.json"} {
 		data, err := os.ReadFile(image.Path(f))
 		if err != nil {
 			t.Fatal(err)

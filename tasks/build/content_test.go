@@ -2,7 +2,6 @@ package build_test
 
 import (
 	"archive/tar"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,11 +12,15 @@ import (
 	"testing"
 
 	"github.com/cavaliergopher/cpio"
+	"github.com/google/go-cmp/cmp"
 
 	"cc-base/overlays/cc-guest/settings"
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
+	"cc-base/tasks/digest"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/lab"
+	"cc-base/tasks/sbom"
+	"cc-base/tasks/sbom/sbomtest"
 )
 
 // tree reads the root file system as it was sealed: headers of everything,
@@ -145,7 +148,7 @@ func TestEveryPackageIsRecordedWithVersionAndDigest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var packages []bundle.Package
+	var packages []deb.Package
 	if err := json.Unmarshal(data, &packages); err != nil {
 		t.Fatal(err)
 	}
@@ -154,16 +157,44 @@ func TestEveryPackageIsRecordedWithVersionAndDigest(t *testing.T) {
 	if installed != len(packages) || installed == 0 {
 		t.Errorf("%d packages are installed, %d are recorded", installed, len(packages))
 	}
-	sbom, err := os.ReadFile(image.Path("scratch", "sbom.cdx.json"))
+	sbomtest.CycloneDX(t, filetest.Read(t, image.Path(sbom.CycloneDXFile)))
+	sbomtest.SPDX(t, filetest.Read(t, image.Path(sbom.SPDXFile)))
+	bill, err := sbom.Read(filetest.Read(t, image.Path(sbom.CycloneDXFile)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	billed := map[string]sbom.Component{}
+	for _, c := range bill.Components {
+		billed[c.Name+" "+c.Version] = c
+	}
+	licensed, needing := 0, 0
 	for _, p := range packages {
-		if len(p.SHA256) != 64 || p.Version == "" {
-			t.Errorf("%+v", p)
+		c := billed[p.Name+" "+p.Version]
+		if p.Version == "" || len(p.SHA256) != 64 || c.SHA256 != p.SHA256 {
+			t.Errorf("recorded %+v, in the bill of materials %+v", p, c)
 		}
-		if !bytes.Contains(sbom, []byte(p.SHA256)) {
-			t.Errorf("%s is not in the bill of materials", p.Name)
+		licensed += min(1, len(c.Licence))
+		needing += min(1, len(c.Needs))
+	}
+	// Not every package has a copyright file that a program can read, or needs another.
+	if licensed*10 < len(packages)*8 || needing*10 < len(packages)*5 {
+		t.Errorf("of %d packages %d have a licence and %d need another", len(packages), licensed, needing)
+	}
+	for _, name := range []string{"cc-guest", "cc-install", "cc-base.efi", "stdlib", "firmware/OVMF_CODE_4M.fd", "ovmf", "systemd-boot-efi"} {
+		if !slices.ContainsFunc(bill.Components, func(c sbom.Component) bool { return c.Name == name }) {
+			t.Errorf("%s is not in the bill of materials", name)
 		}
+	}
+	for _, c := range bill.Components {
+		if sum, err := digest.File(image.Path(c.Name)); err == nil && sum != c.SHA256 {
+			t.Errorf("%s has %s, in the bill of materials %s", c.Name, sum, c.SHA256)
+		}
+	}
+	other, err := sbom.Read(filetest.Read(t, image.Path(sbom.SPDXFile)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(bill.Components, other.Components); d != "" {
+		t.Errorf("the two bills of materials differ:\n%s", d)
 	}
 }

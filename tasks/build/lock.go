@@ -15,8 +15,8 @@ import (
 	"text/tabwriter"
 
 	"cc-base/tasks/atomicfile"
-	"cc-base/tasks/bundle"
 	"cc-base/tasks/conf"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/firmware"
@@ -202,7 +202,7 @@ func (b *Build) resolve(ctx context.Context) (lockfile.Lock, error) {
 	var lock lockfile.Lock
 	for i, s := range sources {
 		same := slices.IndexFunc(sources[:i], func(o source) bool { return reflect.DeepEqual(o.spec, s.spec) })
-		var packages []bundle.Package
+		var packages []deb.Package
 		if same >= 0 {
 			packages = lock.Sections[same].Packages
 		} else if packages, err = b.resolveTree(ctx, s.spec); err != nil {
@@ -252,8 +252,8 @@ func (b *Build) sources(ctx context.Context) ([]source, error) {
 }
 
 // resolveTree is what bootstrapTree would install.
-func (b *Build) resolveTree(ctx context.Context, spec rootfs.Spec) ([]bundle.Package, error) {
-	var packages []bundle.Package
+func (b *Build) resolveTree(ctx context.Context, spec rootfs.Spec) ([]deb.Package, error) {
+	var packages []deb.Package
 	err := b.withTempDir(ctx, func(dir string) (err error) {
 		spec.TempDir = dir
 		list := b.scratch(filepath.Base(dir) + ".list") // another tree may be resolved at once

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/fault/faulttest"
 	"cc-base/tasks/filetest"
@@ -57,9 +57,9 @@ func movingMirror(t *testing.T) moving {
 	return m
 }
 
-func (m moving) has(t *testing.T, offered, installed []bundle.Package) {
+func (m moving) has(t *testing.T, offered, installed []deb.Package) {
 	t.Helper()
-	for name, list := range map[string][]bundle.Package{"offered": offered, "installed": installed} {
+	for name, list := range map[string][]deb.Package{"offered": offered, "installed": installed} {
 		_, stanzas, _ := strings.Cut(string(lockfile.Lock{Sections: []lockfile.Section{section("image", list...)}}.Encode()), "\n\n")
 		filetest.Write(t, filepath.Join(m.dir, name), []byte(stanzas))
 	}
@@ -78,11 +78,11 @@ func (m moving) asked(t *testing.T) string {
 	return strings.Join(strings.Fields(string(data)), " ")
 }
 
-func deb(name, version string) bundle.Package {
-	return bundle.Package{Name: name, Version: version, Architecture: "amd64", Filename: "pool/main/x/" + name + "_amd64.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
+func listed(name, version string) deb.Package {
+	return deb.Package{Name: name, Version: version, Architecture: "amd64", Filename: "pool/main/x/" + name + "_amd64.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
 }
 
-func section(name string, packages ...bundle.Package) lockfile.Section {
+func section(name string, packages ...deb.Package) lockfile.Section {
 	return lockfile.Section{Name: name, From: "debian trixie main", Packages: packages}
 }
 
@@ -118,8 +118,8 @@ func opened(t *testing.T, o Options) *Build {
 func TestALockBindsWhatIsInstalled(t *testing.T) {
 	m := movingMirror(t)
 	o := lockedOptions(t)
-	one := []bundle.Package{deb("awk", "1"), deb("libc6", "1")}
-	two := []bundle.Package{deb("libc6", "2")}
+	one := []deb.Package{listed("awk", "1"), listed("libc6", "1")}
+	two := []deb.Package{listed("libc6", "2")}
 	writeLock(t, o, section("tools", one...), section("image/locked", one...))
 	b := opened(t, o)
 	for stage, tt := range map[string]struct {
@@ -218,16 +218,16 @@ func TestASectionIsAnInputOfWhatItBinds(t *testing.T) {
 		b := opened(t, o)
 		return inputs{b.toolsName(), b.lockDigest(imageSection(o.Profile))}
 	}
-	tools, image := section("tools", deb("awk", "1")), section("image/locked", deb("libc6", "1"))
+	tools, image := section("tools", listed("awk", "1")), section("image/locked", listed("libc6", "1"))
 	was := look(tools, image)
 	for name, tt := range map[string]struct {
 		sections         []lockfile.Section
 		tools, bootstrap bool // changes
 	}{
 		"nothing":               {[]lockfile.Section{image, tools}, false, false},
-		"another profile":       {[]lockfile.Section{image, tools, section("image", deb("zlib", "1"))}, false, false},
-		"the tools":             {[]lockfile.Section{image, section("tools", deb("awk", "2"))}, true, false},
-		"the image":             {[]lockfile.Section{section("image/locked", deb("libc6", "2")), tools}, false, true},
+		"another profile":       {[]lockfile.Section{image, tools, section("image", listed("zlib", "1"))}, false, false},
+		"the tools":             {[]lockfile.Section{image, section("tools", listed("awk", "2"))}, true, false},
+		"the image":             {[]lockfile.Section{section("image/locked", listed("libc6", "2")), tools}, false, true},
 		"where it is to be had": {[]lockfile.Section{{Name: "image/locked", From: "debian sid main", Packages: image.Packages}, tools}, false, true},
 	} {
 		is := look(tt.sections...)
@@ -240,7 +240,7 @@ func TestASectionIsAnInputOfWhatItBinds(t *testing.T) {
 	o = planOptions(t)
 	before := opened(t, o).toolsName()
 	o.OutDir = t.TempDir()
-	writeLock(t, o, tools, section("image", deb("libc6", "1")))
+	writeLock(t, o, tools, section("image", listed("libc6", "1")))
 	if b := opened(t, o); b.toolsName() != before || b.lockDigest("image") != "" {
 		t.Error("LOCKED=no, but the lock counts")
 	}
@@ -259,7 +259,7 @@ func TestALockBindsTheFirmware(t *testing.T) {
 	pins := free.Sections[0].Packages
 	others := []lockfile.Section{section("tools"), section("image/firmware")}
 
-	lockedBuild := func(pins ...bundle.Package) *Build {
+	lockedBuild := func(pins ...deb.Package) *Build {
 		t.Helper()
 		o := o
 		o.OutDir = t.TempDir()

@@ -30,6 +30,7 @@ import (
 	"cc-base/tasks/lab"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/sbom"
 	"cc-base/tasks/tee/ovmf/ovmftest"
 	"cc-base/tasks/tee/snp"
 )
@@ -188,9 +189,10 @@ func TestFirmwareAndCertificatesMakeTheStageRunAndTravel(t *testing.T) {
 		t.Error(err)
 	}
 	lay(t, b.imageKeyFile(), []byte("key"))
-	lay(t, b.scratch("sbom.cdx.json"), []byte("{}"))
+	lay(t, b.out(sbom.CycloneDXFile), []byte("{}"))
+	lay(t, b.out(sbom.SPDXFile), []byte("{}"))
 	lay(t, b.scratch("cc-install"), []byte("program"))
-	entries, err := b.installerEntries(b.scratch("cc-install"))
+	entries, err := b.installerEntries()
 	if err != nil {
 		t.Fatal(err)
 	}

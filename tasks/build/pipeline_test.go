@@ -314,7 +314,7 @@ func (c checkout) equals(t *testing.T, image lab.Image) {
 	for _, f := range []string{
 		"scratch/rootfs.tar", "scratch/root.tar", "scratch/initrd.img", "scratch/vmlinuz", "scratch/cc-guest",
 		"scratch/root.json", "scratch/app.json", "scratch/config.json", "scratch/config.volume",
-		"scratch/cc-install", "scratch/sbom.cdx.json", "scratch/enrolled/OVMF_VARS_4M.cc-base.fd", "cc-base.efi", "measurements.json", "rvps.json",
+		"scratch/cc-install", "sbom.cdx.json", "sbom.spdx.json", "scratch/enrolled/OVMF_VARS_4M.cc-base.fd", "cc-base.efi", "measurements.json", "rvps.json",
 	} {
 		d, err := compare.Files(image.Path(f), filepath.Join(c.out, f))
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 )
 
@@ -146,7 +146,7 @@ func (b *Build) fetchBytes(s stage) int64 {
 		}
 		return 0
 	case "bootstrap":
-		var packages []bundle.Package
+		var packages []deb.Package
 		if err := b.kept("packages.json", &packages); err != nil {
 			return -1
 		}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/firmware"
 	"cc-base/tasks/firmware/firmwaretest"
@@ -192,8 +192,8 @@ func TestABuildWithoutFirmwareGoesOn(t *testing.T) {
 	b, _ := firmwareBuild(t, o, a, "")
 	runFirmware(t, b)
 	a.Close()
-	gone := bundle.Package{Name: "ovmf-amdsev", Version: "9", Architecture: "all", Filename: "pool/main/a.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
-	lock := lockfile.Lock{Sections: []lockfile.Section{firmware.LockSection([]bundle.Package{gone})}}
+	gone := deb.Package{Name: "ovmf-amdsev", Version: "9", Architecture: "all", Filename: "pool/main/a.deb", Size: 1, SHA256: strings.Repeat("a", 64)}
+	lock := lockfile.Lock{Sections: []lockfile.Section{firmware.LockSection([]deb.Package{gone})}}
 	filetest.Write(t, filepath.Join(o.ConfigDir, "packages.lock"), lock.Encode())
 	o.Stderr = &bytes.Buffer{}
 	if err := Update(o); err != nil {

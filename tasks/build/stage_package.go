@@ -14,6 +14,7 @@ import (
 	"cc-base/tasks/digest"
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
+	"cc-base/tasks/sbom"
 )
 
 func packageStage() stage {
@@ -24,7 +25,7 @@ func packageStage() stage {
 		reads: []string{"prepare", "bootstrap", "tee", "initrd", "encrypt", "apps", "firmware"},
 		facts: packageFacts,
 		outputs: func(b *Build) []string {
-			files := []string{b.out("cc-base.efi"), b.out("cc-base.qcow2"), b.out("manifest.json"), b.out(measurements.File), b.out(measurements.RVPSFile), b.installer(), b.installer() + ".sha256"}
+			files := []string{b.out("cc-base.efi"), b.out("cc-base.qcow2"), b.out("manifest.json"), b.out(measurements.File), b.out(measurements.RVPSFile), b.out(sbom.CycloneDXFile), b.out(sbom.SPDXFile), b.installer(), b.installer() + ".sha256"}
 			for _, e := range b.enrolments() {
 				files = append(files, e.file)
 			}

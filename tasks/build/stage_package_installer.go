@@ -3,7 +3,6 @@ package build
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"cc-base/tasks/manifest"
 	"cc-base/tasks/measurements"
 	"cc-base/tasks/program"
+	"cc-base/tasks/sbom"
 	"cc-base/tasks/seal"
 )
 
@@ -47,21 +47,16 @@ func (b *Build) compileInstaller(ctx context.Context) error {
 	return program.Build(ctx, b.Host, b.Repo, "./installer", b.scratch("cc-install"))
 }
 
-// buildInstaller writes measurements, bill of materials and manifest, and packs
+// buildInstaller writes measurements, bills of materials and manifest, and packs
 // everything in one pass.
 func (b *Build) buildInstaller(ctx context.Context, m manifest.Manifest) error {
-	install := b.scratch("cc-install")
 	if err := b.measure(m); err != nil {
 		return err
 	}
-	sbom, err := b.billOfMaterials(m, install)
-	if err != nil {
+	if err := b.writeBill(m); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(b.scratch("sbom.cdx.json"), 0o644, sbom); err != nil {
-		return err
-	}
-	entries, err := b.installerEntries(install)
+	entries, err := b.installerEntries()
 	if err != nil {
 		return err
 	}
@@ -134,17 +129,18 @@ func (b *Build) confidentialFirmware() map[string]string {
 }
 
 // installerEntries lists the tarball's files but manifest.json.
-func (b *Build) installerEntries(install string) ([]bundle.Entry, error) {
+func (b *Build) installerEntries() ([]bundle.Entry, error) {
 	var entries []bundle.Entry
 	add := func(name, source string, mode os.FileMode) {
 		entries = append(entries, bundle.Entry{Name: "installer/" + name, Source: source, Mode: mode, Incompressible: name == "cc-base.qcow2"})
 	}
 	add("cc-base.qcow2", b.out("cc-base.qcow2"), 0o644)
 	add("cc-base.efi", b.out("cc-base.efi"), 0o644)
-	add("cc-install", install, 0o755)
+	add("cc-install", b.scratch("cc-install"), 0o755)
 	add(measurements.File, b.out(measurements.File), 0o644)
 	add(measurements.RVPSFile, b.out(measurements.RVPSFile), 0o644)
-	add("sbom.cdx.json", b.scratch("sbom.cdx.json"), 0o644)
+	add(sbom.CycloneDXFile, b.out(sbom.CycloneDXFile), 0o644)
+	add(sbom.SPDXFile, b.out(sbom.SPDXFile), 0o644)
 	if b.encrypted() {
 		key, err := b.imageKeyEntry()
 		if err != nil {
@@ -188,23 +184,4 @@ func (b *Build) imageKeyEntry() (bundle.Entry, error) {
 		return bundle.Entry{}, fault.New(fault.Sealing, err)
 	}
 	return bundle.Entry{Name: "installer/image-key.asc", Data: message.Bytes(), Mode: 0o644}, nil
-}
-
-func (b *Build) billOfMaterials(m manifest.Manifest, install string) ([]byte, error) {
-	var packages []bundle.Package
-	if err := b.kept("packages.json", &packages); err != nil {
-		return nil, err
-	}
-	bill := bundle.Bill{
-		Name: m.Name, Epoch: m.SourceDateEpoch, Distribution: m.Distribution, Suite: m.Suite, Packages: packages,
-		Binaries: []bundle.Binary{{Name: "cc-guest", Path: b.scratch("cc-guest")}, {Name: "cc-install", Path: install}},
-	}
-	for i, app := range b.Config.Apps.Apps {
-		bill.Binaries = append(bill.Binaries, bundle.Binary{Name: app, Path: b.appPrograms()[i]})
-	}
-	data, err := bundle.SBOM(bill)
-	if err != nil {
-		return nil, fmt.Errorf("bill of materials: %w", err)
-	}
-	return data, nil
 }

@@ -1,5 +1,5 @@
 // Package bundle packs the installer: a deterministic tar.gz with its own list
-// of checksums, and the bill of materials of the image.
+// of checksums.
 //
 //	res, err := bundle.WriteFile(ctx, "out/nvidia-cc-installer.tar.gz", []bundle.Entry{
 //		{Name: "installer/install.sh", Source: "installer/install.sh", Mode: 0o755},

@@ -30,6 +30,7 @@ const (
 	SigningKey    Code = "CC0602"
 	Damaged       Code = "CC0603"
 	Measurements  Code = "CC0604"
+	Bill          Code = "CC0605"
 	DebugImage    Code = "CC0610"
 	DeviceRefused Code = "CC0701"
 	NoDevice      Code = "CC0702"
@@ -229,6 +230,9 @@ func Meanings() []Meaning {
 		{Measurements, ExitFailed, "the measurements are not those of the files",
 			"measurements.json or rvps.json holds another value than the one that boot image, disk, firmware and certificates give, and the first such field is named; or one of them cannot be measured",
 			"trust no value in it; build again, or unpack the installer again after checking its signature"},
+		{Bill, ExitFailed, "the bill of materials is none",
+			"sbom.cdx.json or sbom.spdx.json was to be made of packages and programs that contradict each other, each of which is named; or a file that was to be read is in neither format",
+			"bring the tree up to date with `mage update`, then build; take a bill from an installer whose signature was checked"},
 		{DebugImage, ExitUnsafe, "a debug image is no production image",
 			"DEBUG_IMAGE=yes puts a root shell on the console: such an image was to be signed with a given key, or installed without --allow-debug",
 			"build without CC_PROFILE=debug; to look around on a test machine, sign with the key below keys/debug and install with --allow-debug"},

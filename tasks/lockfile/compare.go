@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 )
 
@@ -24,10 +24,10 @@ type Difference struct {
 }
 
 // Compare returns how packages differ from the locked ones, sorted by name.
-func Compare(locked, packages []bundle.Package) []Difference {
+func Compare(locked, packages []deb.Package) []Difference {
 	type id struct{ name, arch string }
-	index := func(list []bundle.Package) map[id]bundle.Package {
-		m := map[id]bundle.Package{}
+	index := func(list []deb.Package) map[id]deb.Package {
+		m := map[id]deb.Package{}
 		for _, p := range list {
 			m[id{p.Name, p.Architecture}] = p
 		}
@@ -74,7 +74,7 @@ func (d Difference) String() string {
 // Check returns nil where packages from the given place are exactly those of
 // the section, and otherwise an error with code fault.NotLocked that has a line
 // for each difference.
-func (s Section) Check(from string, packages []bundle.Package) error {
+func (s Section) Check(from string, packages []deb.Package) error {
 	var lines []error
 	if from != s.From {
 		lines = append(lines, fmt.Errorf("  they come from %s: locked %s", from, s.From))

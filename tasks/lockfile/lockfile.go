@@ -32,7 +32,7 @@ import (
 	"slices"
 	"strings"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 )
 
 // format is the version that this package reads and writes.
@@ -45,9 +45,9 @@ type Lock struct {
 
 // Section is the packages of one tree.
 type Section struct {
-	Name     string           // tools, image, image/minimal, firmware
-	From     string           // distribution, suite and components
-	Packages []bundle.Package // without Source, which says nothing that the digest does not
+	Name     string        // tools, image, image/minimal, firmware
+	From     string        // distribution, suite and components
+	Packages []deb.Package // without Source, which says nothing that the digest does not
 }
 
 // Section returns the section called name and whether there is one.
@@ -65,7 +65,7 @@ func (l Lock) Section(name string) (Section, bool) {
 func (l Lock) Encode() []byte {
 	var b bytes.Buffer
 	b.WriteString("# The packages that a build with LOCKED=yes installs. `mage lock` writes this file.\nFormat: " + format + "\n")
-	in := map[bundle.Package][]string{}
+	in := map[deb.Package][]string{}
 	sections := slices.SortedFunc(slices.Values(l.Sections), func(a, b Section) int { return strings.Compare(a.Name, b.Name) })
 	for _, s := range sections {
 		fmt.Fprintf(&b, "\nSection: %s\nFrom: %s\n", s.Name, s.From)
@@ -83,7 +83,7 @@ func (l Lock) Encode() []byte {
 
 // order is that of packages in the file; two with the same name, architecture,
 // version and digest are the same package.
-func order(a, b bundle.Package) int {
+func order(a, b deb.Package) int {
 	return cmp.Or(
 		strings.Compare(a.Name, b.Name), strings.Compare(a.Architecture, b.Architecture),
 		strings.Compare(a.Version, b.Version), strings.Compare(a.SHA256, b.SHA256),

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/fault/faulttest"
 	"cc-base/tasks/filetest"
@@ -21,19 +21,19 @@ import (
 )
 
 // deb is a package whose digest is one hexadecimal digit over and over.
-func deb(name, version, digit string) bundle.Package {
-	return bundle.Package{
+func listed(name, version, digit string) deb.Package {
+	return deb.Package{
 		Name: name, Version: version, Architecture: "amd64", Size: 1234, SHA256: strings.Repeat(digit, 64),
 		Filename: "pool/main/" + name[:1] + "/" + name + "/" + name + "_" + version[strings.Index(version, ":")+1:] + "_amd64.deb",
 	}
 }
 
 func sample() Lock {
-	libc, other := deb("libc6", "2.41-12+deb13u1", "a"), deb("libc6", "2.42-1~x", "b")
+	libc, other := listed("libc6", "2.41-12+deb13u1", "a"), listed("libc6", "2.42-1~x", "b")
 	return Lock{Sections: []Section{
-		{Name: "tools", From: "debian forky main", Packages: []bundle.Package{other, deb("libstdc++6", "14.2.0-19", "c")}},
-		{Name: "image", From: "debian trixie main contrib", Packages: []bundle.Package{libc, deb("auditd", "1:4.0.2-2", "d")}},
-		{Name: "image/minimal", From: "debian trixie main", Packages: []bundle.Package{libc}},
+		{Name: "tools", From: "debian forky main", Packages: []deb.Package{other, listed("libstdc++6", "14.2.0-19", "c")}},
+		{Name: "image", From: "debian trixie main contrib", Packages: []deb.Package{libc, listed("auditd", "1:4.0.2-2", "d")}},
+		{Name: "image/minimal", From: "debian trixie main", Packages: []deb.Package{libc}},
 	}}
 }
 
@@ -139,15 +139,15 @@ func TestReadTellsAMissingLockFromABrokenOne(t *testing.T) {
 
 func TestCheckNamesEveryDifference(t *testing.T) {
 	t.Parallel()
-	all := deb("all", "1", "e")
+	all := listed("all", "1", "e")
 	all.Architecture = "all"
-	s := Section{Name: "image", From: "debian trixie main", Packages: []bundle.Package{
-		deb("same", "1", "a"), deb("gone", "1", "b"), deb("newer", "1:1-1", "c"), deb("other", "1", "d"), all,
+	s := Section{Name: "image", From: "debian trixie main", Packages: []deb.Package{
+		listed("same", "1", "a"), listed("gone", "1", "b"), listed("newer", "1:1-1", "c"), listed("other", "1", "d"), all,
 	}}
 	if err := s.Check("debian trixie main", s.Packages); err != nil {
 		t.Errorf("the locked packages: %v", err)
 	}
-	err := s.Check("debian sid main", []bundle.Package{deb("other", "1", "0"), deb("newer", "1:1-2", "c"), deb("added", "3", "f"), deb("same", "1", "a"), deb("all", "1", "e")})
+	err := s.Check("debian sid main", []deb.Package{listed("other", "1", "0"), listed("newer", "1:1-2", "c"), listed("added", "3", "f"), listed("same", "1", "a"), listed("all", "1", "e")})
 	faulttest.Want(t, err, fault.NotLocked)
 	want := "the packages are not those of the section image in the lock, 7 differences:\n" +
 		"  they come from debian sid main: locked debian trixie main\n" +
@@ -172,9 +172,9 @@ func TestSinceMergesWhatSeveralSectionsHave(t *testing.T) {
 		t.Errorf("%+v", news)
 	}
 	now := sample()
-	libc := deb("libc6", "2.41-13", "9")
-	now.Sections[1].Packages = []bundle.Package{libc, deb("auditd", "1:4.0.2-2", "d")}
-	now.Sections[2].Packages = []bundle.Package{libc, deb("zlib1g", "1", "8")}
+	libc := listed("libc6", "2.41-13", "9")
+	now.Sections[1].Packages = []deb.Package{libc, listed("auditd", "1:4.0.2-2", "d")}
+	now.Sections[2].Packages = []deb.Package{libc, listed("zlib1g", "1", "8")}
 	now.Sections[2].From = "debian trixie main contrib"
 	now.Sections[0].Name = "image/new"
 	want := News{

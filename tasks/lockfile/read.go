@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 )
 
@@ -157,7 +157,7 @@ func (r *reader) pkg(line int, values map[string]string) {
 	if err != nil {
 		r.problem(line, "Size: %v", err)
 	}
-	p := bundle.Package{
+	p := deb.Package{
 		Name: values["Package"], Version: values["Version"], Architecture: values["Architecture"],
 		Filename: values["Filename"], Size: size, SHA256: values["SHA256"],
 	}

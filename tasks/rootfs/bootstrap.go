@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cc-base/tasks/atomicfile"
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
 )
@@ -35,7 +35,7 @@ type Spec struct {
 	TempDir  string   // where mmdebstrap puts the tree together; empty is the system's place
 	Locale   string   // to be generated in the tree; empty and the C ones need nothing
 
-	Pins []bundle.Package // versions that are taken wherever the archive still has them
+	Pins []deb.Package // versions that are taken wherever the archive still has them
 }
 
 const mirrorHint = "the mirror comes from the host's apt configuration unless MIRROR is set in config/os.conf"
@@ -51,7 +51,7 @@ const mirrorHint = "the mirror comes from the host's apt configuration unless MI
 // output folder.
 //
 // tarFile appears whole or not at all.
-func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) (packages []bundle.Package, err error) {
+func Bootstrap(ctx context.Context, run sh.Runner, spec Spec, tarFile, listFile string) (packages []deb.Package, err error) {
 	forget, err := spec.writePins(listFile)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/filetest"
 	"cc-base/tasks/golden"
@@ -122,7 +122,7 @@ func TestBootstrapWritesTreeAndList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]bundle.Package{{Name: "base", Version: "1", Architecture: "amd64", SHA256: sum}}, got); diff != "" {
+	if diff := cmp.Diff([]deb.Package{{Name: "base", Version: "1", Architecture: "amd64", SHA256: sum}}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if data, err := os.ReadFile(tarFile); err != nil || string(data) != "tree" {

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 )
 
 var sha256hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -17,25 +17,25 @@ var sha256hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // ReadPackages parses stanzas as `apt-cache show` prints them and returns the
 // packages sorted by name, architecture and version. A package without a SHA256 is an
 // error: what is not in a signed index must not be in an image.
-func ReadPackages(file string) ([]bundle.Package, error) {
+func ReadPackages(file string) ([]deb.Package, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 
-	var packages []bundle.Package
-	var p bundle.Package
+	var packages []deb.Package
+	var p deb.Package
 	line := 0
 	flush := func() error {
-		if p == (bundle.Package{}) {
+		if p == (deb.Package{}) {
 			return nil
 		}
 		if p.Name == "" || p.Version == "" || !sha256hex.MatchString(p.SHA256) {
 			return fmt.Errorf("%s:%d: package %q has no version or no SHA256", file, line, p.Name)
 		}
 		packages = append(packages, p)
-		p = bundle.Package{}
+		p = deb.Package{}
 		return nil
 	}
 	in := bufio.NewScanner(f)

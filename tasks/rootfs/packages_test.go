@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 )
 
 func TestReadPackages(t *testing.T) {
@@ -19,15 +19,15 @@ func TestReadPackages(t *testing.T) {
 	}
 	tests := []struct {
 		name, text string
-		want       []bundle.Package
+		want       []deb.Package
 		err        string // after the file's name
 	}{
 		{name: "all fields of a stanza",
 			text: "Package: libc6\nSource: glibc (2.41-1)\nVersion: 2.41-12\nArchitecture: amd64\nDepends: a, b: c\nDescription: the C library\n Package: not this one\n .\n more\nSize: 123\nFilename: pool/main/g/glibc/libc6.deb\nMD5sum: x\nSHA256: " + hash("a") + "\nHomepage: https://www.example.org/\n",
-			want: []bundle.Package{{Name: "libc6", Version: "2.41-12", Architecture: "amd64", Source: "glibc (2.41-1)", Filename: "pool/main/g/glibc/libc6.deb", SHA256: hash("a"), Size: 123}}},
+			want: []deb.Package{{Name: "libc6", Version: "2.41-12", Architecture: "amd64", Source: "glibc (2.41-1)", Filename: "pool/main/g/glibc/libc6.deb", SHA256: hash("a"), Size: 123}}},
 		{name: "sorted by name, architecture and version",
 			text: entry("b", "1", "amd64", hash("1")) + "\n" + entry("a", "1", "i386", hash("2")) + "\n\n\n" + entry("a", "2", "amd64", hash("3")) + "\n" + entry("a", "1", "amd64", hash("4")) + "\n",
-			want: []bundle.Package{
+			want: []deb.Package{
 				{Name: "a", Version: "1", Architecture: "amd64", SHA256: hash("4")}, {Name: "a", Version: "2", Architecture: "amd64", SHA256: hash("3")},
 				{Name: "a", Version: "1", Architecture: "i386", SHA256: hash("2")}, {Name: "b", Version: "1", Architecture: "amd64", SHA256: hash("1")}}},
 		{name: "no hash", text: "Package: a\nVersion: 1\n\n", err: `:3: package "a" has no version or no SHA256`},

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"cc-base/tasks/atomicfile"
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/sh"
 )
@@ -20,7 +20,7 @@ import (
 // mmdebstrap sets apt up as it does for a bootstrap, so sources, keys, options
 // and pins are the same ones; its own --simulate leaves out that the essential
 // packages are installed before the others are chosen, and tells no digests.
-func Resolve(ctx context.Context, run sh.Runner, spec Spec, listFile string) (packages []bundle.Package, err error) {
+func Resolve(ctx context.Context, run sh.Runner, spec Spec, listFile string) (packages []deb.Package, err error) {
 	forget, err := spec.writePins(listFile)
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func pinsFile(listFile string) string { return listFile + ".pins" }
 
 // preferences has apt take these versions wherever an index has them, even if
 // it has newer ones (apt_preferences(5): 1000 and above).
-func preferences(pins []bundle.Package) []byte {
+func preferences(pins []deb.Package) []byte {
 	var b strings.Builder
 	for _, p := range pins {
 		fmt.Fprintf(&b, "Package: %s\nPin: version %s\nPin-Priority: 1001\n\n", p.Name, p.Version)

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"cc-base/tasks/bundle"
+	"cc-base/tasks/deb"
 	"cc-base/tasks/digest"
 	"cc-base/tasks/fault"
 	"cc-base/tasks/fault/faulttest"
@@ -30,7 +30,7 @@ func TestArgumentsOfAResolution(t *testing.T) {
 	t.Parallel()
 	spec := Spec{
 		Suite: "trixie", Sources: []string{"deb https://mirror.example.org/debian trixie main"}, Keyring: "/usr/share/keyrings/debian-archive-keyring.gpg",
-		Packages: []string{"systemd", "dracut"}, Pins: []bundle.Package{{Name: "dracut", Version: "1"}},
+		Packages: []string{"systemd", "dracut"}, Pins: []deb.Package{{Name: "dracut", Version: "1"}},
 	}
 	golden.Compare(t, "resolving.golden", strings.Join(resolving(spec, true, "/build/out/resolved.list"), "\n")+"\n")
 	golden.Compare(t, "arguments-pinned.golden", strings.Join(arguments(spec, true, "/build/out/packages.list"), "\n")+"\n")
@@ -91,9 +91,9 @@ func TestResolveChoosesWhatABootstrapWould(t *testing.T) {
 		{"the newest of all sources", spec(func(*Spec) {}), "awk=1 base=2 library=2 required=1 tool=1", false},
 		{"nothing beyond the suite's own", spec(func(s *Spec) { s.Packages = nil }), "awk=1 base=2 required=1", false},
 		{"locked versions that one source still has", spec(func(s *Spec) {
-			s.Pins = []bundle.Package{{Name: "library", Version: "1"}, {Name: "base", Version: "1"}, {Name: "gone", Version: "7"}}
+			s.Pins = []deb.Package{{Name: "library", Version: "1"}, {Name: "base", Version: "1"}, {Name: "gone", Version: "7"}}
 		}), "awk=1 base=1 library=1 required=1 tool=1", false},
-		{"a locked version that no source has", spec(func(s *Spec) { s.Pins = []bundle.Package{{Name: "library", Version: "0.9"}} }),
+		{"a locked version that no source has", spec(func(s *Spec) { s.Pins = []deb.Package{{Name: "library", Version: "0.9"}} }),
 			"awk=1 base=2 library=2 required=1 tool=1", false},
 		{"a package that is not there", spec(func(s *Spec) { s.Packages = []string{"tool", "nonesuch"} }), "Unable to locate package nonesuch", true},
 		{"another key", spec(func(s *Spec) { s.Keyring = firmwaretest.Keyring(t, firmwaretest.NewKey(t, a.At, 0)) }), "mmdebstrap: exit status", true},
@@ -148,7 +148,7 @@ func TestWhatAKilledMmdebstrapMountedIsNotLeft(t *testing.T) {
 
 func TestPinsAreWrittenForAptAndGoneAfterwards(t *testing.T) {
 	t.Parallel()
-	pins := []bundle.Package{{Name: "libc6", Version: "2.41-12"}, {Name: "auditd", Version: "1:4.0.2-2"}}
+	pins := []deb.Package{{Name: "libc6", Version: "2.41-12"}, {Name: "auditd", Version: "1:4.0.2-2"}}
 	const want = "Package: libc6\nPin: version 2.41-12\nPin-Priority: 1001\n\nPackage: auditd\nPin: version 1:4.0.2-2\nPin-Priority: 1001\n\n"
 	for name, do := range map[string]func(run sh.Runner, spec Spec, dir string) error{
 		"resolution": func(run sh.Runner, spec Spec, dir string) error {
