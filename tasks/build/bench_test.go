@@ -62,3 +62,38 @@ func TestBuildsOfLargeImagesAreMeasured(t *testing.T) {
 		t.Errorf("%+v", table)
 	}
 }
+
+// BenchmarkBuild is for those who change the engine: `go test -bench Build -run '^$'
+// -benchtime 3x ./tasks/build`, with the environment that `mage test` sets. Beside
+// others' builds, `mage bench:build` measures.
+func BenchmarkBuild(b *testing.B) {
+	built := lab.Built(b)
+	run := func(b *testing.B, out, cache string) {
+		cmd := exec.Command("go", "tool", "mage", "build")
+		cmd.Dir = "../.."
+		cmd.Env = append(os.Environ(), "CI=", "CC_PROFILE=minimal", "CC_OUT_DIR="+out, "CC_CACHE_DIR="+cache)
+		if text, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, text)
+		}
+	}
+	b.Run("nothing changed", func(b *testing.B) {
+		for b.Loop() {
+			run(b, built.Out, os.Getenv("CC_CACHE_DIR"))
+		}
+	})
+	b.Run("from packages", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			out := b.TempDir()
+			cache := filepath.Join(out, "cache")
+			if err := os.Mkdir(cache, 0o755); err != nil {
+				b.Fatal(err)
+			}
+			if err := os.Symlink(filepath.Join(os.Getenv("CC_CACHE_DIR"), "tools"), filepath.Join(cache, "tools")); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			run(b, out, cache)
+		}
+	})
+}
