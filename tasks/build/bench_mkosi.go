@@ -21,7 +21,7 @@ func mkosiPackages() []string {
 	}
 }
 
-// mkosi describes the image as mkosi builds it: the packages of ours and the boot
+// mkosiConf and the two below describe the image as mkosi builds it: the packages of ours and the boot
 // loader's stub, which it takes from the image, its own initrd, a UKI, and a disk
 // with an ESP and a root compressed as ours. It encrypts nothing, makes no hash
 // tree, measures nothing, packs no installer and signs nothing.
