@@ -58,7 +58,7 @@ sha256sum "$1/cc-base.efi" | cut -d' ' -f1
 	for _, stage := range []struct{ name, mark string }{
 		{"bootstrap", "bootstrap: debian"},
 		{"baseos", "bootstrap: taken from the cache"},
-		{"initrd", "initrd: dracut"},
+		{"tee", "tee: compiling cc-guest"},
 		{"encrypt", "root: sealing"},
 		{"apps", "app: sealing"},
 		{"package", "package: assembling"},

@@ -255,9 +255,10 @@ func newError(ctx context.Context, name string, err error, tail []string) *Error
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		e.Signal = status.Signal().String()
 	}
-	if slices.ContainsFunc(tail, func(l string) bool { return strings.Contains(l, "No space left on device") }) {
-		// strerror(3) in the C locale, which [BaseEnv] sets: the one cause
-		// that callers tell apart from all others.
+	if slices.ContainsFunc(tail, func(l string) bool { return strings.Contains(strings.ToLower(l), "no space left on device") }) {
+		// strerror(3) in the C locale, which [BaseEnv] sets, and in small letters
+		// Go's, whose compiler we run: the one cause that callers tell apart from
+		// all others.
 		e.Cause = syscall.ENOSPC
 	}
 	return e

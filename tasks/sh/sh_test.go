@@ -335,8 +335,10 @@ func TestTheRecorderKeepsATranscript(t *testing.T) {
 
 func TestAProgramThatSaysTheDiskIsFullIsToldApart(t *testing.T) {
 	t.Parallel()
-	e := failure(t, Host{}, Cmd{Name: "sh", Args: []string{"-c", "echo 'tar: x: Cannot write: No space left on device' >&2; exit 2"}})
-	if !errors.Is(e, syscall.ENOSPC) || e.Code != 2 || !strings.Contains(e.Error(), "exit status 2") {
-		t.Errorf("error %v, code %d", e, e.Code)
+	for _, words := range []string{"tar: x: Cannot write: No space left on device", "go build x: write a.out: no space left on device"} {
+		e := failure(t, Host{}, Cmd{Name: "sh", Args: []string{"-c", "echo '" + words + "' >&2; exit 2"}})
+		if !errors.Is(e, syscall.ENOSPC) || e.Code != 2 || !strings.Contains(e.Error(), "exit status 2") {
+			t.Errorf("error %v, code %d", e, e.Code)
+		}
 	}
 }
