@@ -24,6 +24,8 @@ require (
 	github.com/klauspost/compress v1.20.3
 	github.com/klauspost/pgzip v1.3.0
 	github.com/magefile/mage v1.17.2
+	github.com/opencontainers/go-digest v1.0.0
+	github.com/opencontainers/image-spec v1.1.1
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/shirou/gopsutil/v4 v4.26.1
@@ -35,6 +37,7 @@ require (
 	golang.org/x/term v0.45.0
 	libvirt.org/go/libvirtxml v1.11006.0
 	mvdan.cc/sh/v3 v3.12.0
+	oras.land/oras-go/v2 v2.6.2
 )
 
 require (

@@ -84,6 +84,7 @@ func elsewhere() map[string]string {
 		"go tool mage reproduce -manifest=FILE":                                  "reproduce_test.go:TestAnybodyReproducesTheImage",
 		"go tool mage cache:export -o=FILE":                                      running, // sharedcache.txtar
 		"go tool mage cache:import -file=FILE -keys=FILE":                        running,
+		"go tool mage publish REGISTRY/REPO:TAG":                                 "publish_test.go:TestTheBuiltImageIsPublishedThoughTheRegistryAndThePublisherDie",
 		"go tool mage bench:build":                                               "bench_test.go:TestABuildIsMeasuredBesideMkosi",
 		"go tool mage bench:scaling":                                             "bench_test.go:TestBuildsOfLargeImagesAreMeasured",
 		"go tool mage bench:install -device=DEV":                                 "../../installer/write/bench/bench_test.go:TestMeasuresOnADevice",

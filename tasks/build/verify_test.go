@@ -7,7 +7,6 @@ package build
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"io"
 	"io/fs"
 	"os"
@@ -60,48 +59,7 @@ func newDelivery(t *testing.T) delivered {
 // pack makes the tarball of the folder, with its checksum.
 func (d delivered) pack(t *testing.T, more ...tar.Header) {
 	t.Helper()
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.NoCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := tar.NewWriter(z)
-	err = filepath.WalkDir(d.folder, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		h, err := tar.FileInfoHeader(info, "")
-		if err != nil {
-			return err
-		}
-		if h.Name, err = filepath.Rel(filepath.Dir(d.folder), path); err != nil {
-			return err
-		}
-		if err := w.WriteHeader(h); err != nil || e.IsDir() {
-			return err
-		}
-		_, err = w.Write(filetest.Read(t, path))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, h := range more {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	filetest.Write(t, d.file, b.Bytes())
+	installertest.Pack(t, d.folder, d.file, more...)
 	d.sum(t)
 }
 

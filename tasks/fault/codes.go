@@ -121,6 +121,16 @@ const (
 	TrustExpired   Code = "CC1406"
 	TrustOld       Code = "CC1407"
 	TrustContents  Code = "CC1408"
+
+	RegistryReference   Code = "CC1501"
+	RegistryDenied      Code = "CC1502"
+	RegistryMissing     Code = "CC1503"
+	RegistryUnreachable Code = "CC1504"
+	RegistryRefused     Code = "CC1505"
+	ReleaseIncomplete   Code = "CC1506"
+	ReleaseWrong        Code = "CC1507"
+	TagNotAllowed       Code = "CC1508"
+	PlainHTTP           Code = "CC1509"
 )
 
 // Meaning is what `mage explain` prints for a code.
@@ -485,5 +495,32 @@ func Meanings() []Meaning {
 		{TrustContents, ExitUnsafe, "the files of the installer do not belong together",
 			"a file is missing, was changed or added, or checksum, list, manifest, disk and measurements do not agree with each other",
 			"do not use the installer; get it again"},
+		{RegistryReference, ExitUsage, "the name of a release in a registry is wrong",
+			"it is not REGISTRY/REPO:TAG or REGISTRY/REPO@sha256:DIGEST, or it holds a password",
+			"write it as `registry.example/team/cc-base:v1`; passwords come from docker's config.json"},
+		{RegistryDenied, ExitFailed, "the registry does not let you",
+			"it wants a login, knows another one, or this login may not read or write that repository",
+			"`docker login` or `oras login` keeps one in docker's config.json, which is read; DOCKER_CONFIG names another folder"},
+		{RegistryMissing, ExitFailed, "the registry has nothing of that name",
+			"the repository, the tag, the digest or a part of the release is not there",
+			"compare the name with what `mage publish` has printed; a release that lacks a part is completed by publishing it again"},
+		{RegistryUnreachable, ExitFailed, "the registry does not answer as one should",
+			"it cannot be reached, breaks off, says nothing for too long, fails by itself (status 5xx) or redirects in circles or to a less safe address",
+			"run the same command again: what has arrived is not sent again"},
+		{RegistryRefused, ExitFailed, "the registry refuses what it was asked for",
+			"a request got a status 4xx that is about neither login nor name: a quota, a tag that may not be moved, or no registry at all",
+			"read the reason in the message"},
+		{ReleaseIncomplete, ExitFailed, "what was built cannot be published",
+			"a file of the release is missing, or differs from the one in the installer: a build was cut off, or a file was changed since",
+			"`mage build`, then publish again"},
+		{ReleaseWrong, ExitFailed, "what was pulled is not what its digest promises",
+			"a part has another size or digest, or the digest is of something else than a release of cc-base",
+			"do not use it; ask the publisher for the digest, and let them publish again"},
+		{TagNotAllowed, ExitUsage, "a release is pulled by its digest",
+			"a tag was given: whoever may write to the registry can move it to another release at any time",
+			"use the digest that `mage publish` has printed and the publisher has told you; --allow-tag takes what the tag names now, with --trust to say whose"},
+		{PlainHTTP, ExitUsage, "the registry may not be talked to without TLS",
+			"plain HTTP shows and lets change what is sent, a login included, so it is for registries on this machine only",
+			"give the registry a certificate; or set CC_PLAIN_HTTP=HOST:PORT to that very registry"},
 	}
 }

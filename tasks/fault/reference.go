@@ -23,6 +23,7 @@ func areas() []area {
 		{"10", "Virtual machine on the host"},
 		{"13", "Receipts"},
 		{"14", "Trust in an installer"},
+		{"15", "Publishing"},
 	}
 }
 
