@@ -4,7 +4,9 @@
 //
 //	cc-guest unlock   initrd: opens the volumes that the command line names
 //	cc-guest mounts   initrd: mounts what the booted system needs
+//	cc-guest driver   loads the GPU's driver and locks the kernel behind it
 //	cc-guest place    loads the firewall and applies the settings of the place
+//	cc-guest gpu      has the GPU's evidence checked and sets it ready
 //	cc-guest ready    checks the booted system and says so on the console
 //	cc-guest readall  reads every byte of every volume (test images)
 //	cc-guest watch    keeps looking whether the system is still as it was then
@@ -42,6 +44,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cc-base/overlays/cc-guest/gpustate"
 	"cc-base/overlays/cc-guest/internal/cmdline"
 	"cc-base/overlays/cc-guest/internal/keystate"
 	"cc-base/overlays/cc-guest/internal/mounts"
@@ -50,6 +53,7 @@ import (
 	"cc-base/overlays/cc-guest/internal/volume"
 	"cc-base/overlays/cc-guest/settings"
 	"cc-base/tasks/fault"
+	"cc-base/tasks/gpu"
 )
 
 const (
@@ -77,7 +81,9 @@ func unitVerbs() map[string]unitVerb {
 	return map[string]unitVerb{
 		"unlock":  {run: unlockVolumes, bound: unlockBound, initrd: true},
 		"mounts":  {run: mountVolumes, bound: bound, initrd: true},
+		"driver":  {run: loadDriver, bound: bound},
 		"place":   {run: applyPlace, bound: bound},
+		"gpu":     {run: attestGPU, bound: gpuBound},
 		"ready":   {run: sayReady, bound: bound},
 		"readall": {run: readAll},     // takes as long as the disks are large
 		"watch":   {run: watchSystem}, // until it powers off
@@ -141,7 +147,7 @@ func (v unitVerb) start() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|place|ready|readall|watch|gone|refuse|serve\n"+
+	fmt.Fprintln(os.Stderr, "usage: cc-guest unlock|mounts|driver|place|gpu|ready|readall|watch|gone|refuse|serve\n"+
 		"       cc-guest keys status [--json] | rotate [--if-due] | prepare | generate | recovery | renew-volume\n"+
 		"       cc-guest attest --nonce HEX [--json]\n"+
 		"       cc-guest check [--json | --tap] [AREA|ID]...")
@@ -262,6 +268,11 @@ func sayReady(ctx context.Context) error {
 		return err
 	}
 	lines := state.Lines()
+	accelerator, err := gpustate.Read(os.DirFS("/"))
+	if err != nil {
+		return fault.New(fault.GuestGPU, err)
+	}
+	lines = append(lines, accelerator.Line())
 	if params.Debug {
 		lines = append(lines, "cc-base: DEBUG IMAGE: a root shell is on the console; whoever has it has the machine")
 	}
@@ -285,7 +296,10 @@ func readyCheck() (func(context.Context) error, error) {
 		if err != nil {
 			return fault.New(fault.GuestVerity, err)
 		}
-		c := ready.Checker{Params: params, Settings: s, Sys: os.DirFS("/sys"), Runner: tools{}, MountInfo: string(info)}
+		c := ready.Checker{
+			Params: params, Settings: s, Sys: os.DirFS("/sys"), Runner: tools{}, MountInfo: string(info),
+			Lockdown: gpu.Lockdown(os.DirFS("/")),
+		}
 		if err := c.Check(ctx); err != nil {
 			return fault.New(fault.GuestVerity, err)
 		}

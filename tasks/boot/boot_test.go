@@ -107,6 +107,7 @@ func TestTheCommandLineIsExact(t *testing.T) {
 		}
 	}
 	fmt.Fprintf(&all, "debug: %s\n", boot.CommandLine(volumes, "tpm", boot.Kernel{Lockdown: true, PanicOnOops: true, Debug: true}))
+	fmt.Fprintf(&all, "swiotlb: %s\n", boot.CommandLine(volumes, "snp", boot.Kernel{SWIOTLB: 512 << 20}))
 	golden.Compare(t, "cmdline.txt", all.String())
 }
 

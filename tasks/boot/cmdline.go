@@ -16,10 +16,16 @@ type Sealed struct {
 
 // Kernel are the settings of the configuration that the command line carries.
 type Kernel struct {
-	Lockdown    bool // lockdown=integrity and signed modules only
-	PanicOnOops bool // oops=panic
-	Debug       bool // marks an image with a shell on its console
+	Lockdown    bool  // lockdown=integrity and signed modules only
+	Driver      bool  // the image has modules that the kernel's maker did not sign
+	PanicOnOops bool  // oops=panic
+	Debug       bool  // marks an image with a shell on its console
+	SWIOTLB     int64 // bytes of the bounce buffer, a multiple of 1 MiB; 0 leaves it to the kernel
 }
+
+// swiotlbSlab is the unit of the parameter swiotlb, in bytes (Linux
+// include/linux/swiotlb.h, IO_TLB_SHIFT).
+const swiotlbSlab = 2 << 10
 
 // CommandLine returns the image's kernel command line for one key profile (tpm,
 // snp or attested). It is measured, so it fixes everything that the guest must
@@ -53,10 +59,20 @@ func CommandLine(volumes []Sealed, profile string, k Kernel) string {
 	if k.PanicOnOops {
 		words = append(words, "oops=panic")
 	}
-	if k.Lockdown {
+	switch {
+	case k.Lockdown && k.Driver:
+		// Only with Secure Boot does this kernel take the key that our modules
+		// are signed with, and then it locks itself from the first moment
+		// (Debian: the keys of db, LOCK_DOWN_IN_EFI_SECURE_BOOT). Without,
+		// cc-guest locks it when the driver is loaded, before any network.
+		words = append(words, "cc.lockdown=late")
+	case k.Lockdown:
 		// Each alone would do for modules; the second holds where a kernel is
 		// built without the first.
 		words = append(words, "lockdown=integrity", "module.sig_enforce=1")
+	}
+	if k.SWIOTLB > 0 {
+		words = append(words, fmt.Sprintf("swiotlb=%d", k.SWIOTLB/swiotlbSlab))
 	}
 	if k.Debug {
 		words = append(words, manifest.DebugMark)

@@ -40,7 +40,7 @@ func TestOnlyADebugImageHasAWayIn(t *testing.T) {
 		if len(dirs) < 2 || laid != debug || (facts["validation scripts"] != "") != debug {
 			t.Errorf("profile %q: overlays %q, facts %q", name, dirs, facts)
 		}
-		if kernelSettings(b.Config.Security).Debug != debug {
+		if kernelSettings(b.Config).Debug != debug {
 			t.Errorf("profile %q: the command line is marked %v", name, !debug)
 		}
 	}

@@ -111,7 +111,7 @@ func (b *Build) describeImage() (manifest.Manifest, error) {
 	}
 	lines := map[string]string{}
 	for _, p := range b.Config.KeyProfiles() {
-		lines[p] = boot.CommandLine(volumes, p, kernelSettings(b.Config.Security))
+		lines[p] = boot.CommandLine(volumes, p, kernelSettings(b.Config))
 	}
 	return manifest.Manifest{
 		Schema: manifest.Schema, Name: "cc-base", Profile: profile,
@@ -124,8 +124,11 @@ func (b *Build) describeImage() (manifest.Manifest, error) {
 	}, nil
 }
 
-func kernelSettings(s conf.Security) boot.Kernel {
-	return boot.Kernel{Lockdown: s.Lockdown, PanicOnOops: s.PanicOnOops, Debug: s.DebugImage}
+func kernelSettings(c conf.Config) boot.Kernel {
+	return boot.Kernel{
+		Lockdown: c.Security.Lockdown, PanicOnOops: c.Security.PanicOnOops, Debug: c.Security.DebugImage,
+		SWIOTLB: c.TEE.SWIOTLB,
+	}
 }
 
 func (b *Build) encrypted() bool {

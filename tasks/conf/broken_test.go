@@ -308,6 +308,8 @@ func brokenCombinations() []broken {
 		return broken{name: name, files: map[string]string{f1: t1, f2: t2}, want: want}
 	}
 	return []broken{
+		one("a bounce buffer without a unit", "tee.conf", "SWIOTLB_SIZE=512\n",
+			`tee.conf:1:14: SWIOTLB_SIZE: the size 512 has no unit; allowed: auto, or 64M to 8G in whole M`),
 		one("ubuntu without the switch", "os.conf", "DISTRIBUTION=ubuntu\nSUITE=noble\n",
 			`os.conf:1:1: DISTRIBUTION: ubuntu images have not been proven by a boot; EXPERIMENTAL=yes permits them`),
 		one("a debian release of ubuntu", "os.conf", "DISTRIBUTION=ubuntu\nEXPERIMENTAL=yes\n",

@@ -53,6 +53,7 @@ type TEE struct {
 	PolicyTDX     uint64 // effective TDX attributes
 	InsecureDebug bool   // the host may read the guest's memory
 	MemorySize    int64  // bytes, a multiple of 2 MiB
+	SWIOTLB       int64  // bytes of the bounce buffer, a multiple of 1 MiB; 0 leaves it to the kernel
 	MemorySlots   int    // accepted for compatibility, never given to a TEE guest
 	Keys          KeySettings
 }

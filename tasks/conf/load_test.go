@@ -31,7 +31,7 @@ SOURCE_DATE_EPOCH=1700000000
 TEE_TYPE=sev-snp TEE_VCPUS=512 TEE_CPU_MODEL=EPYC-Genoa BOOT_MODE=direct FIRMWARE_CONFIDENTIAL=no
 MEASURE_VCPUS=( 512 3 ) MEASURE_CPU_MODELS=( EPYC-Milan-v2 ) MEASURE_GUEST_FEATURES=( 0x0201 )
 TEE_POLICY=0x07 TEE_POLICY_SNP=0x1b001A TEE_POLICY_TDX=0x50000001 INSECURE_DEBUG=yes
-TEE_MEMORY_SIZE=6146M TEE_MEMORY_SLOTS=0
+TEE_MEMORY_SIZE=6146M TEE_MEMORY_SLOTS=0 SWIOTLB_SIZE=512M
 TEE_KEY_SETTINGS=( KEY_ALGO='ecdsa' KEY_SIZE=384 KEY_DIR="/var/lib/cc/keys" )
 LUKS_KEY_SIZE=256 LUKS_HASH=sha256 TPM_DEVICE=/dev/tpmrm1 TPM_PCR=0,7,14 KEY_PROFILE=attested TPM_SRK=
 OPERATOR_KEY='ed25519:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=' DYNAMIC_INTEGRITY=on KEY_RECIPIENTS=( ops/a.asc b@site.asc )
@@ -72,7 +72,7 @@ func TestValuesReachTheTypedConfigInMachineUnits(t *testing.T) {
 		TEE: TEE{Type: "sev-snp", VCPUs: 512, CPUModel: "EPYC-Genoa",
 			Measure:  Measure{VCPUs: []int{512, 3}, CPUModels: []string{"EPYC-Milan-v2"}, GuestFeatures: []uint64{0x201}},
 			BootMode: "direct", Firmware: "no", Policy: 7,
-			PolicySNP: 0x1b001a, PolicyTDX: 0x50000001, InsecureDebug: true, MemorySize: 6146 << 20,
+			PolicySNP: 0x1b001a, PolicyTDX: 0x50000001, InsecureDebug: true, MemorySize: 6146 << 20, SWIOTLB: 512 << 20,
 			Keys: KeySettings{Dir: "/var/lib/cc/keys", Size: 384, Algo: "ecdsa"}},
 		Security: Security{LUKSCipher: "aes-xts-plain64", LUKSKeySize: 256, LUKSHash: "sha256",
 			TPMDevice: "/dev/tpmrm1", TPMVersion: "2.0", TPMPCR: []int{0, 7, 14}, KeyProfile: "attested",

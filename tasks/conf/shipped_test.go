@@ -83,7 +83,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 		"MEASURE_VCPUS": "1 2 4 8 16 32 64", "MEASURE_CPU_MODELS": "EPYC-v4 EPYC-Milan EPYC-Genoa EPYC-Turin", "MEASURE_GUEST_FEATURES": "0x01 0x21",
 		"FIRMWARE_CONFIDENTIAL": "auto", "TEE_POLICY": "0x03",
 		"TEE_POLICY_SNP": "0x30000", "TEE_POLICY_TDX": "0x10000000", "INSECURE_DEBUG": "no",
-		"TEE_MEMORY_SIZE": "8G", "TEE_MEMORY_SLOTS": "4",
+		"TEE_MEMORY_SIZE": "8G", "TEE_MEMORY_SLOTS": "4", "SWIOTLB_SIZE": "auto",
 		"TEE_KEY_SETTINGS": "KEY_DIR=/etc/cc/keys KEY_SIZE=4096 KEY_ALGO=rsa",
 		"LUKS_CIPHER":      "aes-xts-plain64", "LUKS_KEY_SIZE": "512", "LUKS_HASH": "sha512",
 		"TPM_DEVICE": "/dev/tpm0", "TPM_VERSION": "2.0", "TPM_PCR": "0,1,2,3,7", "TPM_SRK": "", "KEY_PROFILE": "auto",

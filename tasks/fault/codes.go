@@ -97,6 +97,8 @@ const (
 	HostNetwork       Code = "CC1006"
 	VMState           Code = "CC1007"
 
+	GuestGPU Code = "CC1202"
+
 	ReceiptUnsigned  Code = "CC1301"
 	ReceiptForeign   Code = "CC1302"
 	ReceiptDuplicate Code = "CC1303"
@@ -426,6 +428,9 @@ func Meanings() []Meaning {
 		{VMState, ExitFailed, "what is recorded of the VM cannot be used",
 			"state.json is damaged, of another version or there is nothing of the kind that was asked for in it",
 			"keep the folder for the operator of the host; `cc-install uninstall NAME` removes what it names"},
+		{GuestGPU, ExitFailed, "the guest could not deal with its GPU",
+			"the PCI bus cannot be read, or the kernel could not be locked behind the GPU's driver; a GPU that is missing or not trusted is none of these, but a state on the console",
+			"build the image again; the journal of a debug image shows more"},
 		{ReceiptUnsigned, ExitFailed, "a receipt is not signed",
 			"it has no signature, or the signature does not fit: the file was changed after it was signed",
 			"believe nothing in it; run the checks again with --receipts"},

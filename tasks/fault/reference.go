@@ -21,6 +21,7 @@ func areas() []area {
 		{"08", "Guest"},
 		{"09", "Volume header"},
 		{"10", "Virtual machine on the host"},
+		{"12", "GPU driver"},
 		{"13", "Receipts"},
 		{"14", "Trust in an installer"},
 		{"15", "Publishing"},

@@ -31,6 +31,11 @@ func exposed() map[string]float64 {
 		"cc-site.service": 2.3,
 		// It looks at packet filter, audit and processes of the machine.
 		"cc-check.service": 2.3,
+		// It loads modules and writes to the kernel's switches.
+		"cc-driver.service": 2.1,
+		// It runs NVIDIA's tools as the driver's administrator, and a verifier that
+		// may ask a service of the network.
+		"cc-gpu.service": 2.5,
 	}
 }
 

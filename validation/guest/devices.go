@@ -2,10 +2,12 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"path"
 	"strings"
 
+	"cc-base/overlays/cc-guest/gpustate"
 	"cc-base/validation/check"
 )
 
@@ -13,6 +15,7 @@ func (e Env) devices() []check.Check {
 	return []check.Check{
 		one("attestation.device", "the processor vouches for the guest", "start the VM as a confidential one, on a host that has SEV-SNP or TDX", e.attestation),
 		one("gpu.assigned", "an NVIDIA GPU is there, with its driver", "assign the GPU to the VM; `cc-install doctor` on the host tells what is in the way", e.gpu),
+		one("gpu.state", "the GPU was attested and is ready for work", "set the GPU to confidential mode on the host, and build the image with a driver and a verifier (docs/gpu.md)", e.gpuState),
 	}
 }
 
@@ -56,4 +59,23 @@ func (e Env) gpu(context.Context) check.Verdict {
 		return check.Skipped("no GPU")
 	}
 	return check.Judge(findings, "%s", strings.Join(found, ", "))
+}
+
+// gpuState is what cc-guest came to at the end of the boot. In a plain machine a
+// GPU without confidential mode is no worse than the rest of it.
+func (e Env) gpuState(context.Context) check.Verdict {
+	r, err := gpustate.Read(e.Root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return check.Failed("the boot has not told")
+	case err != nil:
+		return check.Broken(err)
+	case r.State == gpustate.Ready:
+		return check.Passed("%s", r)
+	case r.State == gpustate.None:
+		return check.Skipped("%s", r)
+	case r.State == gpustate.Off && e.profile() == "tpm":
+		return check.Skipped("a plain machine: %s", r)
+	}
+	return check.Failed("%s", r)
 }

@@ -95,14 +95,49 @@ func (e Env) taint(context.Context) check.Verdict {
 	var findings []string
 	for bit, what := range map[uint]string{
 		1: "a module was loaded by force", 3: "a module was unloaded by force", 4: "a processor reported an error",
-		5: "a page was bad", 7: "the kernel has oopsed", 8: "an ACPI table was replaced", 13: "an unsigned module was loaded",
+		5: "a page was bad", 7: "the kernel has oopsed", 8: "an ACPI table was replaced",
 	} {
 		if bits&(1<<bit) != 0 {
 			findings = append(findings, what)
 		}
 	}
+	if bits&(1<<13) != 0 {
+		unsigned, err := e.unsignedModules()
+		if err != nil {
+			return check.Broken(err)
+		}
+		if unsigned != "" {
+			findings = append(findings, "an unsigned module was loaded: "+unsigned)
+		}
+	}
 	slices.Sort(findings)
 	return check.Judge(findings, "%d", bits)
+}
+
+// unsignedModules names the modules that no key of the kernel's has signed, but
+// for the GPU's driver where the kernel had to be locked after it: there the
+// verified root alone vouches for it. One that is gone again is "(gone)".
+func (e Env) unsignedModules() (string, error) {
+	words, err := e.words()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	seen := false
+	for _, m := range e.names("/sys/module") {
+		taint, _ := e.text("/sys/module/" + m + "/taint") // built in ones have none
+		if !strings.Contains(taint, "E") {
+			continue
+		}
+		seen = true
+		if !slices.Contains(words, "cc.lockdown=late") || m != "nvidia" && m != "nvidia_uvm" {
+			found = append(found, m)
+		}
+	}
+	if !seen {
+		found = append(found, "(gone)")
+	}
+	return strings.Join(found, ", "), nil
 }
 
 // mitigations reads what the kernel says of the processor

@@ -7,6 +7,7 @@
 //	cc.root=luks+verity:<64 hex digits>:<hash offset in bytes>
 //	cc.app=verity:<64 hex digits>:<hash offset in bytes>
 //	cc.keys=tpm
+//	cc.lockdown=late
 //	cc.readall=1
 //	cc.test=1
 //	cc.debug=1
@@ -52,6 +53,7 @@ type Volume struct {
 type Params struct {
 	Root, App, Config Volume
 	Keys              string // the key profile
+	LateLockdown      bool   // cc-guest locks the kernel, when the GPU's driver is loaded
 	ReadAll           bool   // read every byte before the machine is called ready
 	Test              bool   // the measured mark of an image with devices that are not real
 	Debug             bool   // the measured mark of an image with a shell on its console
@@ -122,6 +124,11 @@ func (p *Params) setting(key, value string) (known bool, err error) {
 			return true, errors.New("cc.keys is not a key profile")
 		}
 		p.Keys = value
+	case "cc.lockdown":
+		if value != "late" {
+			return true, errors.New("cc.lockdown is not late")
+		}
+		p.LateLockdown = true
 	case "cc.readall", "cc.test", "cc.debug":
 		if value != "1" {
 			return true, fmt.Errorf("%s is not 1", key)

@@ -30,6 +30,7 @@ type Checker struct {
 	Sys       fs.FS // the root of sysfs
 	Runner    vault.Runner
 	MountInfo string // content of /proc/self/mountinfo
+	Lockdown  string // the kernel's mode; it matters where it was not locked from the start
 }
 
 // Check returns nil when root and volumes are the verified ones, mounted
@@ -60,6 +61,9 @@ func (c Checker) Check(ctx context.Context) error {
 	}
 	if err := checkDynamic(c.Settings.Dynamic, mounts, numbers); err != nil {
 		return fmt.Errorf("%s: %w", c.Settings.Dynamic.Mount, err)
+	}
+	if c.Params.LateLockdown && !slices.Contains([]string{"integrity", "confidentiality"}, c.Lockdown) {
+		return fmt.Errorf("the kernel's lockdown is %q", c.Lockdown)
 	}
 	return checkWritable(mounts)
 }

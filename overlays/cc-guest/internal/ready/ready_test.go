@@ -91,6 +91,14 @@ func TestCheckRefusesEveryOtherSystem(t *testing.T) {
 			}
 		})
 	}
+	late := checker()
+	late.Params.LateLockdown = true
+	for mode, good := range map[string]bool{"integrity": true, "confidentiality": true, "none": false, "": false} {
+		late.Lockdown = mode
+		if err := late.Check(t.Context()); (err == nil) != good {
+			t.Errorf("lockdown %q: %v", mode, err)
+		}
+	}
 	for name, table := range map[string]string{"device gone": "", "not verity": "0 16 linear 253:0 0\n"} {
 		c := checker()
 		c.Runner = tables{table}
